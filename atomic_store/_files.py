@@ -1,0 +1,244 @@
+"""Reading a file, and replacing one."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import struct
+import sys
+from collections.abc import Callable, Iterator
+from typing import IO, Any, NamedTuple
+
+from atomicwrites import AtomicWriter, replace_atomic
+
+# Text is UTF-8 everywhere, and no line ending is translated: newline='\n' does so
+# in both directions, and ends a line at nothing but '\n' (library/functions, open).
+_TEXT = {'encoding': 'utf-8', 'newline': '\n'}
+
+# None where a temporary file always has a name.
+_O_TMPFILE: int | None = getattr(os, 'O_TMPFILE', None)
+
+# What open(2) answers to O_TMPFILE where the file system, the kernel, or an
+# emulation of it cannot do that.
+_NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS}
+
+# What a process gets that may not set an owner or an attribute, or whose file
+# system has no such thing. ENODATA: another process took the attribute away.
+_REFUSED = {
+    errno.EPERM,
+    errno.EACCES,
+    errno.ENOTSUP,
+    getattr(errno, 'ENODATA', errno.ENOTSUP),
+}
+
+# An access control list is an extended attribute: four bytes of version, then
+# entries of tag, permissions and id (linux/posix_acl_xattr.h).
+_ACL = 'system.posix_acl_access'
+_ACL_ENTRY = struct.Struct('<HHI')
+_ACL_GROUP_OBJ = 0x04
+_ACL_OTHER = 0x20
+
+
+def open_to_read(path: str, is_binary: bool) -> IO[Any]:
+    """Open the file at `path`, to load a value from it."""
+    if is_binary:
+        return open(path, 'rb')
+    return open(path, **_TEXT)  # type: ignore[call-overload, no-any-return]
+
+
+def replace(path: str, is_binary: bool, dump: Callable[[IO[Any]], object]) -> None:
+    """Put a file with what `dump` writes in the place of the one at `path`."""
+    replacement = _Replacement(path, is_binary)
+    try:
+        with replacement.open() as file:
+            dump(file)
+    finally:
+        # AtomicWriter rolls back too, but an interrupt between its lines can pass
+        # that by.
+        replacement.rollback()
+
+
+class _Metadata(NamedTuple):
+    """What a file keeps when its content is replaced."""
+
+    mode: int
+    uid: int
+    gid: int
+    attributes: dict[str, bytes]
+
+
+class _Replacement(AtomicWriter):
+    """A new file, and the way it takes the place of the old one."""
+
+    _path: str  # these two are AtomicWriter's
+    _mode: str
+    _file: IO[Any] | None = None
+    _temporary: str | None = None
+
+    def __init__(self, path: str, is_binary: bool) -> None:
+        # Through all links: the file is replaced in its own folder.
+        target = os.path.realpath(path)
+        if is_binary:
+            super().__init__(target, 'wb', overwrite=True)
+        else:
+            super().__init__(target, 'w', overwrite=True, **_TEXT)
+        self._folder = os.path.dirname(target)
+        self._old = _metadata(target)
+
+    def get_fileobject(self, **kwargs: Any) -> IO[Any]:  # type: ignore[override]
+        self._file = open(  # noqa: SIM115 - AtomicWriter closes it
+            self._folder, self._mode, opener=self._create, **kwargs
+        )
+        return self._file
+
+    def _create(self, folder: str, flags: int) -> int:
+        """Create the temporary file, without a name if that can be."""
+        # A new file gets what open() gives it: the kernel applies the umask, or the
+        # folder's default ACL. One that is to become like an old file is closed to
+        # everybody else until it has the old one's permissions.
+        mode = 0o666 if self._old is None else 0o600
+        # A name can be given to the file later only through /proc.
+        if _O_TMPFILE is not None and os.path.exists('/proc/self/fd'):
+            try:
+                unnamed = flags & ~(os.O_CREAT | os.O_TRUNC) | _O_TMPFILE
+                return os.open(folder, unnamed, mode)
+            except OSError as error:
+                if error.errno not in _NO_TMPFILE:
+                    raise
+        self._temporary = self._new_name()
+        return os.open(self._temporary, flags | os.O_EXCL, mode)
+
+    def _new_name(self) -> str:
+        # Short, so that it fits beside a name as long as the file system allows.
+        return os.path.join(self._folder, f'.atomic_store-{os.urandom(16).hex()}.tmp')
+
+    def sync(self, f: IO[Any]) -> None:
+        f.flush()
+        if self._old is not None:
+            # After the last write, because a write takes away the set-user-ID bit and
+            # file capabilities (chmod(2), capabilities(7)).
+            _restore(f.fileno(), self._old)
+        super().sync(f)
+        if self._temporary is None:
+            # A file without a name is gone once it is closed, so its turn is now.
+            # os.link() follows /proc/self/fd/N only when it uses linkat(2), which
+            # takes a directory's descriptor: any one, as both paths are absolute.
+            self._temporary = name = self._new_name()
+            source = f'/proc/self/fd/{f.fileno()}'
+            os.link(source, name, src_dir_fd=f.fileno(), follow_symlinks=True)
+            self._take_place(name)
+
+    def commit(self, f: IO[Any]) -> None:
+        if self._temporary is not None:
+            self._take_place(self._temporary)
+
+    def _take_place(self, temporary: str) -> None:
+        replace_atomic(temporary, self._path)  # which syncs the folder, too
+        self._temporary = None
+
+    def rollback(self, f: IO[Any] | None = None) -> None:
+        try:
+            if self._file is not None:
+                self._file.close()
+        finally:
+            if self._temporary is not None:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self._temporary)
+
+
+def _metadata(path: str) -> _Metadata | None:
+    """Return what the file at `path` must keep, or None where there is none."""
+    try:
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(
+                errno.EINVAL, 'Not a regular file, so it is not replaced', path
+            )
+        attributes = _attributes(path)
+    except FileNotFoundError:
+        return None
+    return _Metadata(
+        stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, attributes
+    )
+
+
+def _attributes(path: str) -> dict[str, bytes]:
+    """Return the extended attributes, an ACL among them, that can be read."""
+    attributes = {}
+    if sys.platform == 'linux':
+        with _where_allowed():
+            for name in os.listxattr(path):
+                with _where_allowed():
+                    attributes[name] = os.getxattr(path, name)
+    return attributes
+
+
+def _restore(file: int, old: _Metadata) -> None:
+    """Give a file what the old one had, and let nobody read it who could not."""
+    if sys.platform == 'win32':  # which has none of this
+        return
+    for uid, gid in (-1, old.gid), (old.uid, -1):
+        with _where_allowed():
+            os.fchown(file, uid, gid)
+    status = os.fstat(file)
+    mode, attributes = old.mode, old.attributes
+    if status.st_uid != old.uid:
+        mode &= ~stat.S_ISUID
+    if status.st_gid != old.gid:
+        mode, attributes = _for_another_group(mode, attributes)
+    if sys.platform == 'linux':
+        names = dict.fromkeys(attributes)
+        with _where_allowed():
+            names.update(dict.fromkeys(os.listxattr(file)))
+        for name in names:
+            try:
+                if name in attributes:
+                    os.setxattr(file, name, attributes[name])
+                else:
+                    # The folder gave it to the file, the old one has it not.
+                    os.removexattr(file, name)
+            except OSError as error:
+                if error.errno not in _REFUSED:
+                    raise
+                if name == _ACL:
+                    # Without the right ACL the group's bits mean something else.
+                    mode &= ~stat.S_IRWXG
+    with _where_allowed():
+        os.fchmod(file, mode)
+
+
+def _for_another_group(
+    mode: int, attributes: dict[str, bytes]
+) -> tuple[int, dict[str, bytes]]:
+    """Leave to the group and to others what both could do: who is which has changed."""
+    mode &= ~stat.S_ISGID
+    if _ACL not in attributes:
+        both = mode >> 3 & mode & 0o7
+        return mode & ~0o77 | both << 3 | both, attributes
+    # Here the group's bits of the mode are the mask of the list, and stay.
+    version, entries = (
+        attributes[_ACL][:4],
+        list(_ACL_ENTRY.iter_unpack(attributes[_ACL][4:])),
+    )
+    permissions = {tag: permission for tag, permission, _ in entries}
+    both = permissions[_ACL_GROUP_OBJ] & permissions[_ACL_OTHER]
+    permissions_of = {_ACL_GROUP_OBJ: both, _ACL_OTHER: both}
+    acl = version + b''.join(
+        _ACL_ENTRY.pack(tag, permissions_of.get(tag, permission), identity)
+        for tag, permission, identity in entries
+    )
+    return mode & ~0o7 | both, {**attributes, _ACL: acl}
+
+
+@contextlib.contextmanager
+def _where_allowed() -> Iterator[None]:
+    """Do without what this process may not do, or this file system cannot."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _REFUSED:
+            raise

@@ -1,0 +1,339 @@
+"""What a format is, and how one is found."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pickle
+import sys
+from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
+from typing import IO, Any, Literal, Protocol
+
+
+class AbstractFormatFile:
+    """A format that writes a value to a file and reads it back, to be overridden.
+
+    A subclass with only `load` can be used to read, one with only `dump` to
+    write.
+
+    Examples
+    --------
+    >>> import atomic_store
+    >>> class Lines(atomic_store.AbstractFormatFile):
+    ...     def dump(self, value, file):
+    ...         file.writelines(f'{line}\\n' for line in value)
+    ...
+    ...     def load(self, file):
+    ...         return [line.rstrip('\\n') for line in file]
+    >>> with atomic_store.open('names.txt', [], Lines(), is_binary=False) as store:
+    ...     store.value.append('Ada')
+    """
+
+    # *args and **kwargs of Any: a type checker then accepts an override that takes
+    # other arguments, or none, after the file.
+    def dump(self, value: Any, file: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Write a value to a file.
+
+        Parameters
+        ----------
+        value : object
+            The value of the store.
+        file : file object
+            Open for writing: ``bytes`` if the store is binary, otherwise ``str``.
+        **kwargs
+            The store's `dump_kwargs`.
+
+        Raises
+        ------
+        NotImplementedError
+            Unless overridden.
+        """
+        raise NotImplementedError
+
+    def load(self, file: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Read a value from a file.
+
+        Parameters
+        ----------
+        file : file object
+            Open for reading: ``bytes`` if the store is binary, otherwise ``str``.
+        **kwargs
+            The store's `load_kwargs`.
+
+        Returns
+        -------
+        object
+            The value.
+
+        Raises
+        ------
+        NotImplementedError
+            Unless overridden.
+        """
+        raise NotImplementedError
+
+
+class AbstractFormatBstr:
+    """A format that turns a value into a string and back, to be overridden.
+
+    A subclass with only `loads` can be used to read, one with only `dumps` to
+    write.
+
+    Examples
+    --------
+    >>> import ast
+    >>> import atomic_store
+    >>> class Literal(atomic_store.AbstractFormatBstr):
+    ...     def dumps(self, value):
+    ...         return repr(value).encode()
+    ...
+    ...     def loads(self, data):
+    ...         return ast.literal_eval(data.decode())
+    >>> with atomic_store.open('seen.txt', set(), Literal()) as store:
+    ...     store.value.add((51.5, -0.1))
+    """
+
+    def dumps(self, value: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Turn a value into a string.
+
+        Parameters
+        ----------
+        value : object
+            The value of the store.
+        **kwargs
+            The store's `dump_kwargs`.
+
+        Returns
+        -------
+        bytes or str
+            ``bytes`` if the store is binary, otherwise ``str``.
+
+        Raises
+        ------
+        NotImplementedError
+            Unless overridden.
+        """
+        raise NotImplementedError
+
+    def loads(self, data: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Turn a string into a value.
+
+        Parameters
+        ----------
+        data : bytes or str
+            What the file holds: ``bytes`` if the store is binary, otherwise ``str``.
+        **kwargs
+            The store's `load_kwargs`.
+
+        Returns
+        -------
+        object
+            The value.
+
+        Raises
+        ------
+        NotImplementedError
+            Unless overridden.
+        """
+        raise NotImplementedError
+
+
+# What the functions take beyond the value or the file is between the format and the
+# `dump_kwargs` and `load_kwargs` that it is used with.
+class FileFormat(Protocol):
+    @property
+    def dump(self) -> Callable[..., Any]: ...
+    @property
+    def load(self) -> Callable[..., Any]: ...
+
+
+class _BstrFormat(Protocol):
+    @property
+    def dumps(self) -> Callable[..., Any]: ...
+    @property
+    def loads(self) -> Callable[..., Any]: ...
+
+
+class _CodecFormat(Protocol):
+    @property
+    def encode(self) -> Callable[..., Any]: ...
+    @property
+    def decode(self) -> Callable[..., Any]: ...
+
+
+Format = (
+    Literal['json', 'pickle', 'bson'] | FileFormat | _BstrFormat | _CodecFormat | None
+)
+
+
+class WrapBinaryFormat(AbstractFormatFile):
+    """A format with `dump` and `load` made of one with `dumps` and `loads`.
+
+    Parameters
+    ----------
+    format_bstr : module, class or instance
+        Anything with `dumps` and `loads`. They may give and take ``str`` as well, in
+        a store that is not binary.
+
+    Attributes
+    ----------
+    format_bstr
+        The same object.
+
+    Examples
+    --------
+    >>> import io, pickle
+    >>> import atomic_store
+    >>> file_format = atomic_store.WrapBinaryFormat(pickle)
+    >>> file_format.load(io.BytesIO(pickle.dumps('value')))
+    'value'
+    """
+
+    def __init__(self, format_bstr: _BstrFormat) -> None:
+        self.format_bstr = format_bstr
+
+    def __repr__(self) -> str:
+        return f'WrapBinaryFormat({self.format_bstr!r})'
+
+    def dump(self, value: Any, file: IO[Any], /, **kwargs: Any) -> None:
+        """Write what `dumps` makes of a value to a file.
+
+        Parameters
+        ----------
+        value : object
+            The value.
+        file : file object
+            Open for writing.
+        **kwargs
+            Passed on to `dumps`.
+
+        Raises
+        ------
+        TypeError
+            If `dumps` returns ``str`` and the file is binary, or the other way round.
+        """
+        file.write(self.format_bstr.dumps(value, **kwargs))
+
+    def load(self, file: IO[Any], /, **kwargs: Any) -> Any:
+        """Return what `loads` makes of a file.
+
+        Parameters
+        ----------
+        file : file object
+            Open for reading.
+        **kwargs
+            Passed on to `loads`.
+
+        Returns
+        -------
+        object
+            The value.
+        """
+        return self.format_bstr.loads(file.read(), **kwargs)
+
+
+class _Json(AbstractFormatFile):
+    """JSON as the standard library writes it, sooner."""
+
+    def __repr__(self) -> str:
+        return 'json'
+
+    def dump(
+        self, value: Any, file: IO[str], /, *, cls: Any = None, **kwargs: Any
+    ) -> None:
+        encoder = partial(_json_encoder, json.JSONEncoder if cls is None else cls)
+        json.dump(value, file, cls=encoder, **kwargs)  # type: ignore[arg-type]
+
+    def load(self, file: IO[str], /, **kwargs: Any) -> Any:
+        return json.load(file, **kwargs)
+
+
+def _json_encoder(cls: Callable[..., Any], **kwargs: Any) -> Any:
+    """Make the encoder for `json.dump`, which by itself has no use for the C one.
+
+    It asks `iterencode` for the text a piece at a time, and only `json.dumps` asks
+    for all at once, which is what the C encoder is for (Lib/json/encoder.py).
+    """
+    encoder = cls(**kwargs)
+    iterencode = getattr(encoder.iterencode, '__func__', None)
+    if (
+        iterencode is json.JSONEncoder.iterencode
+        and not _some_class_has_its_own_items()
+    ):
+        return SimpleNamespace(iterencode=partial(encoder.iterencode, _one_shot=True))
+    return encoder
+
+
+def _some_class_has_its_own_items() -> bool:
+    """Whether there is a list, tuple or dict class that tells its items in code.
+
+    A list that makes its items in `__iter__`, to be written without being held in
+    memory, is written by `json.dump` as it iterates. The C encoder would take it for
+    empty. Looking for such a class is quicker than looking through the value.
+    """
+    for kind, item_methods in _ITEM_METHODS.items():
+        usual = item_methods(kind)
+        classes: list[type] = [kind]
+        for cls in classes:  # and their subclasses, which are added on the way
+            classes += type.__subclasses__(cls)
+            if item_methods(cls) != usual and not _is_standard(cls):
+                return True
+    return False
+
+
+# What json.dump() asks for items, and the C encoder does not.
+_ITEM_METHODS: dict[type, Callable[[Any], object]] = {
+    list: lambda cls: (cls.__iter__, cls.__len__, getattr(cls, '__bool__', None)),
+    tuple: lambda cls: (cls.__iter__, cls.__len__, getattr(cls, '__bool__', None)),
+    dict: lambda cls: (cls.__len__, getattr(cls, '__bool__', None)),
+}
+
+
+def _is_standard(cls: type) -> bool:
+    # The standard library's classes come to the same in both encoders.
+    return cls.__module__.partition('.')[0] in sys.stdlib_module_names
+
+
+def find_format(format: Format) -> tuple[FileFormat, bool]:
+    """Return an object with `dump` and `load`, and whether it wants a binary store."""
+    if format is None or format is json or format == 'json':
+        return _Json(), False
+    found: Any = format
+    if isinstance(found, str):
+        found = _named_format(found)
+    elif isinstance(found, type) and issubclass(
+        found, AbstractFormatFile | AbstractFormatBstr
+    ):
+        found = found()
+    if _has(found, 'dump', 'load'):
+        return found, True
+    if _has(found, 'dumps', 'loads'):
+        return WrapBinaryFormat(found), True
+    if _has(found, 'encode', 'decode'):
+        return WrapBinaryFormat(
+            SimpleNamespace(dumps=found.encode, loads=found.decode)
+        ), True
+    raise ValueError(
+        f"unknown format {format!r}: give 'json', 'pickle' or 'bson', or a module, class or "
+        'instance with the functions dump and load, dumps and loads, or encode and decode'
+    )
+
+
+def _named_format(name: str) -> Any:
+    if name == 'pickle':
+        return pickle
+    if name == 'bson':
+        try:
+            return importlib.import_module('bson')
+        except ImportError as error:
+            raise ValueError(
+                "format='bson' needs a package that is not installed: install "
+                'atomic-store[bson], or pymongo, which has a bson of its own'
+            ) from error
+    return name  # which has no functions of a format, and ends in the error for it
+
+
+def _has(format: Any, *names: str) -> bool:
+    return all(callable(getattr(format, name, None)) for name in names)

@@ -1,0 +1,257 @@
+"""The store: a value, and the file that it is loaded from and committed to."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from types import TracebackType
+from typing import IO, Any, Self
+
+from . import _files
+from ._formats import FileFormat, Format, find_format
+
+# What the interpreter says when a file is handed the other kind of string.
+_MIXED_UP = re.compile("bytes-like object is required, not 'str'|must be str, not byte")
+
+Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+
+
+def open(
+    path: Path,
+    default: Any = None,
+    format: Format = None,
+    is_binary: bool | None = None,
+    load_kwargs: dict[str, Any] | None = None,
+    dump_kwargs: dict[str, Any] | None = None,
+    ignore_inner_exits: bool | None = False,
+) -> AtomicStore:
+    """Open a store: load the value from a file, to change it and commit it.
+
+    The file is read once. Nothing is created or written before the first commit.
+
+    Parameters
+    ----------
+    path : str, bytes or os.PathLike
+        The file. Its folder need not exist before the first commit.
+    default : object, optional
+        The value if the file does not exist: this very object, not a copy.
+    format : str, module, class or instance, optional
+        How the value is written:
+
+        - ``None``, ``'json'`` or the module `json`: JSON, byte for byte as `json.dump`
+          writes it;
+        - ``'pickle'``: the module `pickle`. Load no pickle that somebody else may have
+          written: it can run any code;
+        - ``'bson'``: the package of that name, the standalone one or PyMongo's;
+        - anything with ``dump(value, file)`` and ``load(file)``, or with
+          ``dumps(value)`` and ``loads(data)``, or with ``encode(value)`` and
+          ``decode(data)``. The first of these pairs that it has is used. A subclass
+          of `AbstractFormatFile` or `AbstractFormatBstr` may be given as an instance
+          or as a class, which is then called without arguments.
+    is_binary : bool, optional
+        Whether the format works on ``bytes`` rather than on ``str``. By default it does,
+        unless it is JSON. Text is UTF-8, and no line ending is translated.
+    load_kwargs, dump_kwargs : dict, optional
+        Keyword arguments for each call of the format's function that loads or dumps.
+    ignore_inner_exits : bool, optional
+        Whether only the outermost of nested ``with`` blocks commits.
+
+    Returns
+    -------
+    AtomicStore
+        The store, with the value as `AtomicStore.value`.
+
+    Raises
+    ------
+    TypeError
+        If `path` is of another type.
+    ValueError
+        If `format` is unknown, or its package is not installed, or if `path` has a
+        NUL character.
+    OSError
+        If the file cannot be read, for any reason but that it does not exist.
+    Exception
+        Whatever the format raises on what the file holds, an empty file included:
+        `json.JSONDecodeError` for JSON, `UnicodeDecodeError` where text is not UTF-8.
+
+    Errors in loading have a note (`BaseException.add_note`) that names the file.
+
+    Examples
+    --------
+    >>> import atomic_store
+    >>> with atomic_store.open('state.json', default={'runs': 0}) as store:
+    ...     store.value['runs'] += 1
+    >>> atomic_store.open('state.json').value
+    {'runs': 1}
+    """
+    file_format, wants_binary = find_format(format)
+    return AtomicStore(
+        path,
+        default,
+        file_format,
+        wants_binary if is_binary is None else is_binary,
+        load_kwargs,
+        dump_kwargs,
+        ignore_inner_exits,
+    )
+
+
+class AtomicStore:
+    """A value in memory and the file that it is committed to, as made by `open`.
+
+    As a context manager it commits when the block is left normally, and does not
+    when it is left by an exception. Contexts may be nested; see `ignore_inner_exits`.
+
+    There is no lock. Of two stores on one path, each commit is whole, and the later
+    one wins.
+
+    Parameters
+    ----------
+    path : str, bytes or os.PathLike
+        The file.
+    default : object
+        The value if the file does not exist.
+    format : module, class or instance
+        Anything with ``dump(value, file)`` and ``load(file)``.
+    is_binary : bool
+        Whether `format` is given a file of ``bytes`` rather than of ``str``.
+    load_kwargs, dump_kwargs : dict or None
+        Keyword arguments for `load` and `dump`.
+    ignore_inner_exits : bool or None
+        Whether only the outermost of nested ``with`` blocks commits.
+
+    Attributes
+    ----------
+    value : object
+        The value: what was loaded, until it is changed or replaced.
+    level : int
+        How many contexts are open.
+    path, format, is_binary, load_kwargs, dump_kwargs, ignore_inner_exits
+        As given. Each may be assigned; the next commit goes by it.
+
+    Raises
+    ------
+    TypeError, ValueError, OSError
+        As `open` does.
+
+    Examples
+    --------
+    >>> import atomic_store
+    >>> store = atomic_store.open('progress.json', default=[])
+    >>> for step in range(3):
+    ...     store.value.append(step)
+    ...     store.commit()
+    >>> atomic_store.open('progress.json').value
+    [0, 1, 2]
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        default: Any,
+        format: FileFormat,
+        is_binary: bool,
+        load_kwargs: dict[str, Any] | None,
+        dump_kwargs: dict[str, Any] | None,
+        ignore_inner_exits: bool | None,
+    ) -> None:
+        self.path = path
+        self.format = format
+        self.is_binary = is_binary
+        self.load_kwargs = {} if load_kwargs is None else load_kwargs
+        self.dump_kwargs = {} if dump_kwargs is None else dump_kwargs
+        self.ignore_inner_exits = bool(ignore_inner_exits)
+        self.level = 0
+        self.value = self._load(default)
+
+    @property
+    def path(self) -> Path:
+        """The file, as it was given. A relative path is taken from where it is assigned."""
+        return self._path
+
+    @path.setter
+    def path(self, path: Path) -> None:
+        target = os.fsdecode(path)
+        if not os.path.isabs(target):
+            # The working folder may be another one by the time of the commit.
+            target = os.path.join(os.getcwd(), target)
+        self._target = target
+        self._path = path
+
+    def __repr__(self) -> str:
+        return f'<AtomicStore path={self.path!r} format={self.format!r} level={self.level}>'
+
+    def __enter__(self) -> Self:
+        self.level += 1
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.level -= 1
+        if error_type is None and not (self.level and self.ignore_inner_exits):
+            self.commit()
+
+    def commit(self) -> None:
+        """Write the value to the file, atomically and durably.
+
+        The file holds the whole old value until it holds the whole new one, and when
+        this has returned, the new one survives a power cut. May be called as often as
+        needed, in contexts and outside, and again after it has failed.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be replaced: because its folder does not exist or may not
+            be written to, the disk is full, what stands at the path is no regular
+            file, and the like.
+        Exception
+            Whatever the format raises on a value that it cannot write.
+
+        Errors have a note (`BaseException.add_note`) that names the file. After an
+        error the file holds the old value, save where the error came in the last step,
+        syncing the folder: then it holds the new one, which may not be on disk yet.
+        Nothing is left beside it.
+
+        Examples
+        --------
+        >>> import atomic_store
+        >>> store = atomic_store.open('best.json', default=0)
+        >>> store.value = 42
+        >>> store.commit()
+        """
+        with self._noted('committing'):
+            _files.replace(self._target, self.is_binary, self._dump)
+
+    def _dump(self, file: IO[Any]) -> None:
+        self.format.dump(self.value, file, **(self.dump_kwargs or {}))
+
+    def _load(self, default: Any) -> Any:
+        with self._noted('loading'):
+            try:
+                file = _files.open_to_read(self._target, self.is_binary)
+            except FileNotFoundError:
+                if not os.path.basename(self._target):
+                    raise  # no file is ever there: the path is empty or ends with a slash
+                return default
+            with file:
+                return self.format.load(file, **self.load_kwargs)
+
+    @contextlib.contextmanager
+    def _noted(self, action: str) -> Iterator[None]:
+        """Say of an error which file it is about."""
+        try:
+            yield
+        except Exception as error:
+            error.add_note(f'while {action} {self._target!r}')
+            if isinstance(error, TypeError) and _MIXED_UP.search(str(error)):
+                error.add_note(
+                    f'the store has is_binary={self.is_binary!r}: '
+                    f'does the format need is_binary={not self.is_binary}?'
+                )
+            raise

@@ -1,0 +1,66 @@
+"""What several test files need: reasons to skip, and code run as somebody else."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+linux = pytest.mark.skipif(sys.platform != 'linux', reason='needs Linux')
+root = pytest.mark.skipif(
+    not hasattr(os, 'geteuid') or os.geteuid() != 0, reason='needs root'
+)
+
+NOBODY = 65534
+
+
+def command(name: str) -> pytest.MarkDecorator:
+    """Skip a test where a program is missing."""
+    return pytest.mark.skipif(shutil.which(name) is None, reason=f'needs {name}')
+
+
+def in_child(
+    function: Callable[[], Any],
+    uid: int | None = None,
+    gid: int | None = None,
+    groups: list[int] | None = None,
+) -> Any:
+    """Call a function in a forked child, as a user if one is given.
+
+    Returns what it returns, and raises what it raises, which both must be fit to be
+    pickled.
+    """
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.close(read)
+            if groups is not None or uid is not None:
+                os.setgroups(groups or [])
+            if gid is not None:
+                os.setresgid(gid, gid, gid)
+            if uid is not None:
+                os.setresuid(uid, uid, uid)
+            try:
+                answer = pickle.dumps((function(), None))
+            except BaseException as error:
+                traceback.print_exc()
+                answer = pickle.dumps((None, error))
+            with open(write, 'wb') as pipe:
+                pipe.write(answer)
+        finally:
+            os._exit(0)
+    os.close(write)
+    with open(read, 'rb') as pipe:
+        answer = pipe.read()
+    os.waitpid(child, 0)
+    value, error = pickle.loads(answer)
+    if error is not None:
+        raise error
+    return value
