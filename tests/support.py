@@ -6,7 +6,6 @@ import os
 import pickle
 import shutil
 import sys
-import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -41,26 +40,22 @@ def in_child(
     if not child:
         try:
             os.close(read)
-            if groups is not None or uid is not None:
-                os.setgroups(groups or [])
-            if gid is not None:
-                os.setresgid(gid, gid, gid)
             if uid is not None:
+                os.setgroups(groups or [])
+                os.setresgid(gid or uid, gid or uid, gid or uid)
                 os.setresuid(uid, uid, uid)
             try:
-                answer = pickle.dumps((function(), None))
-            except BaseException as error:
-                traceback.print_exc()
-                answer = pickle.dumps((None, error))
+                answer = (function(), None)
+            except BaseException as error:  # noqa: BLE001 - the parent raises it
+                answer = (None, error)
             with open(write, 'wb') as pipe:
-                pipe.write(answer)
+                pickle.dump(answer, pipe)
         finally:
             os._exit(0)
     os.close(write)
     with open(read, 'rb') as pipe:
-        answer = pipe.read()
+        value, failure = pickle.load(pipe)
     os.waitpid(child, 0)
-    value, error = pickle.loads(answer)
-    if error is not None:
-        raise error
+    if failure is not None:
+        raise failure
     return value
