@@ -20,6 +20,7 @@ class AbstractFormatFile:
 
     Examples
     --------
+    >>> from pathlib import Path
     >>> import atomic_store
     >>> class Lines(atomic_store.AbstractFormatFile):
     ...     def dump(self, value, file):
@@ -28,7 +29,10 @@ class AbstractFormatFile:
     ...     def load(self, file):
     ...         return [line.rstrip('\\n') for line in file]
     >>> with atomic_store.open('names.txt', [], Lines(), is_binary=False) as store:
-    ...     store.value.append('Ada')
+    ...     store.value += ['Ada', 'Grace']
+    >>> print(Path('names.txt').read_text(), end='')
+    Ada
+    Grace
     """
 
     # *args and **kwargs of Any: a type checker then accepts an override that takes
@@ -84,6 +88,7 @@ class AbstractFormatBstr:
     Examples
     --------
     >>> import ast
+    >>> from pathlib import Path
     >>> import atomic_store
     >>> class Literal(atomic_store.AbstractFormatBstr):
     ...     def dumps(self, value):
@@ -93,6 +98,8 @@ class AbstractFormatBstr:
     ...         return ast.literal_eval(data.decode())
     >>> with atomic_store.open('seen.txt', set(), Literal()) as store:
     ...     store.value.add((51.5, -0.1))
+    >>> print(Path('seen.txt').read_text())
+    {(51.5, -0.1)}
     """
 
     def dumps(self, value: Any, /, *args: Any, **kwargs: Any) -> Any:

@@ -44,6 +44,7 @@ def in_child(
                 os.setgroups(groups or [])
                 os.setresgid(gid or uid, gid or uid, gid or uid)
                 os.setresuid(uid, uid, uid)
+            answer: tuple[Any, BaseException | None]
             try:
                 answer = (function(), None)
             except BaseException as error:  # noqa: BLE001 - the parent raises it

@@ -1,0 +1,127 @@
+"""An error keeps its type, says which file it is about, and costs no data."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import atomic_store
+
+
+def notes(error: BaseException) -> list[str]:
+    return getattr(error, '__notes__', [])
+
+
+@pytest.mark.parametrize('content', ['', '{"a": 1', '{"a": 1}}', "{'a': 1}", '\ufeff1'])
+def test_a_broken_file_is_an_error_of_the_format(tmp_path: Path, content: str) -> None:
+    path = tmp_path / 'store'
+    path.write_text(content, encoding='utf-8')
+    with pytest.raises(json.JSONDecodeError) as raised:
+        atomic_store.open(path, default=1)
+    assert notes(raised.value) == [f"while loading '{path}'"]
+    assert path.read_text(encoding='utf-8') == content
+
+
+@pytest.mark.parametrize('content', [b'', pickle.dumps([1])[:-1]])
+def test_a_broken_pickle_is_an_error_of_pickle(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / 'store'
+    path.write_bytes(content)
+    with pytest.raises((EOFError, pickle.UnpicklingError)) as raised:
+        atomic_store.open(path, default=1, format='pickle')
+    assert notes(raised.value) == [f"while loading '{path}'"]
+    assert path.read_bytes() == content
+
+
+def test_a_file_that_is_not_utf_8_is_a_unicode_decode_error(tmp_path: Path) -> None:
+    path = tmp_path / 'store'
+    path.write_bytes(b'"\xff"')
+    with pytest.raises(UnicodeDecodeError) as raised:
+        atomic_store.open(path, default=1)
+    assert notes(raised.value) == [f"while loading '{path}'"]
+
+
+def test_a_missing_file_within_a_format_is_not_a_missing_store(tmp_path: Path) -> None:
+    class Includes(atomic_store.AbstractFormatFile):
+        def load(self, file: Any) -> Any:
+            return Path(file.read().decode()).read_text()
+
+    path = tmp_path / 'store'
+    path.write_text(str(tmp_path / 'missing'))
+    with pytest.raises(FileNotFoundError) as raised:
+        atomic_store.open(path, default=1, format=Includes())
+    assert raised.value.filename == str(tmp_path / 'missing')
+    assert notes(raised.value) == [f"while loading '{path}'"]
+
+
+LONE_SURROGATE = '\ud800'  # for which UTF-8 has no bytes
+
+
+@pytest.mark.parametrize(
+    ('format', 'value', 'dump_kwargs', 'error'),
+    [
+        ('json', {1, 2}, {}, TypeError),
+        ('json', {'key': {(1, 2): 3}}, {}, TypeError),
+        ('json', LONE_SURROGATE, {'ensure_ascii': False}, UnicodeEncodeError),
+        ('json', 1, {'no_such_argument': 1}, TypeError),
+        ('pickle', lambda: None, {}, (pickle.PicklingError, AttributeError)),
+    ],
+)
+def test_a_value_that_cannot_be_written_leaves_the_file_alone(
+    tmp_path: Path,
+    format: Any,
+    value: Any,
+    dump_kwargs: dict[str, Any],
+    error: type[Exception],
+) -> None:
+    path = tmp_path / 'store'
+    store = atomic_store.open(path, 'old', format)
+    store.commit()
+    old = path.read_bytes()
+    store.value, store.dump_kwargs = value, dump_kwargs
+    with pytest.raises(error) as raised:
+        store.commit()
+    assert notes(raised.value) == [f"while committing '{path}'"]
+    assert path.read_bytes() == old
+    assert list(tmp_path.iterdir()) == [path]
+    store.value, store.dump_kwargs = 'new', {}
+    store.commit()
+    assert atomic_store.open(path, format=format).value == 'new'
+
+
+def test_a_circular_value_leaves_the_file_alone(tmp_path: Path) -> None:
+    path = tmp_path / 'store'
+    path.write_text('["old"]')
+    store = atomic_store.open(path)
+    store.value.append(store.value)
+    with pytest.raises(ValueError, match='Circular') as raised:
+        store.commit()
+    assert f"while committing '{path}'" in notes(raised.value)
+    assert path.read_text() == '["old"]'
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_interrupt_in_the_format_passes_as_it_is(tmp_path: Path) -> None:
+    class Interrupted(atomic_store.AbstractFormatBstr):
+        def dumps(self, value: Any) -> bytes:
+            raise KeyboardInterrupt
+
+    store = atomic_store.open(tmp_path / 'store', 1, Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        store.commit()
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_printed_or_logged(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    store = atomic_store.open(tmp_path / 'store')
+    store.commit()
+    store.value = object()
+    with pytest.raises(TypeError):
+        store.commit()
+    assert capfd.readouterr() == ('', '')
+    assert not caplog.records
