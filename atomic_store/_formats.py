@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import pickle
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from types import SimpleNamespace
 from typing import IO, Any, Literal, Protocol
@@ -264,53 +264,91 @@ def _json_encoder(cls: Callable[..., Any], **kwargs: Any) -> Any:
     for all at once, which is what the C encoder is for (Lib/json/encoder.py).
     """
     encoder = cls(**kwargs)
-    iterencode = getattr(encoder.iterencode, '__func__', None)
-    if (
-        iterencode is json.JSONEncoder.iterencode
-        and not _some_class_has_its_own_items()
-    ):
-        return SimpleNamespace(iterencode=partial(encoder.iterencode, _one_shot=True))
+    if getattr(encoder.iterencode, '__func__', None) is json.JSONEncoder.iterencode:
+        return SimpleNamespace(iterencode=partial(_iterencode_at_once, encoder))
     return encoder
 
 
-def _some_class_has_its_own_items() -> bool:
-    """Whether there is a list, tuple or dict class that tells its items in code.
+def _iterencode_at_once(encoder: json.JSONEncoder, value: Any) -> Iterable[str]:
+    """Encode all at once, unless that would come to something else.
 
     A list that makes its items in `__iter__`, to be written without being held in
-    memory, is written by `json.dump` as it iterates. The C encoder would take it for
-    empty. Looking for such a class is quicker than looking through the value.
+    memory, or a tuple that adds one, like `platform.uname()`: `json.dump` writes what
+    such a class tells. The C encoder looks for itself, and finds less.
     """
-    for kind, item_methods in _ITEM_METHODS.items():
-        usual = item_methods(kind)
+    classes = _classes_that_tell_their_items()
+    default = encoder.default
+
+    def checked_default(unknown: Any) -> Any:
+        known = default(unknown)
+        if _holds(known, classes):
+            raise _TellsItsItemsError
+        return known
+
+    if classes:
+        if _holds(value, classes):
+            return encoder.iterencode(value)
+        encoder.default = checked_default  # type: ignore[assignment,method-assign]
+    try:
+        return encoder.iterencode(value, _one_shot=True)
+    except _TellsItsItemsError:
+        encoder.default = default  # type: ignore[method-assign]
+        return encoder.iterencode(value)
+
+
+class _TellsItsItemsError(Exception):
+    pass
+
+
+def _classes_that_tell_their_items() -> set[type]:
+    # Looking through all classes is much quicker than looking through the value,
+    # which has to be done only where there is one.
+    found = set()
+    for kind in (list, tuple, dict):
         classes: list[type] = [kind]
-        for cls in classes:  # and their subclasses, which are added on the way
-            classes += type.__subclasses__(cls)
-            if item_methods(cls) != usual and not _is_standard(cls):
-                return True
+        for cls in classes:
+            classes += type.__subclasses__(cls)  # and then theirs, in the same loop
+            if _tells_its_items(cls, kind):
+                found.add(cls)
+    return found
+
+
+def _tells_its_items(cls: Any, kind: Any) -> bool:
+    # Both encoders ask a dict for its items().
+    return (kind is not dict and cls.__iter__ is not kind.__iter__) or (
+        cls.__len__ is not kind.__len__
+        or (
+            hasattr(cls, '__bool__')  # which may be its metaclass's
+            and any('__bool__' in vars(base) for base in cls.__mro__)
+        )
+    )
+
+
+def _holds(value: Any, classes: set[type]) -> bool:
+    """Whether there is an instance of one of the classes in lists, tuples and dicts."""
+    seen: set[int] = set()
+    level = [value]
+    while level:
+        if not classes.isdisjoint(map(type, level)):
+            return True
+        seen.update(map(id, level))
+        # What the garbage collector does not track has no items.
+        level = [
+            item
+            for item in filter(gc.is_tracked, gc.get_referents(*level))
+            if isinstance(item, list | tuple | dict) and id(item) not in seen
+        ]
     return False
-
-
-# What json.dump() asks for items, and the C encoder does not.
-_ITEM_METHODS: dict[type, Callable[[Any], object]] = {
-    list: lambda cls: (cls.__iter__, cls.__len__, getattr(cls, '__bool__', None)),
-    tuple: lambda cls: (cls.__iter__, cls.__len__, getattr(cls, '__bool__', None)),
-    dict: lambda cls: (cls.__len__, getattr(cls, '__bool__', None)),
-}
-
-
-def _is_standard(cls: type) -> bool:
-    # The standard library's classes come to the same in both encoders.
-    return cls.__module__.partition('.')[0] in sys.stdlib_module_names
 
 
 def find_format(format: Format) -> tuple[FileFormat, bool]:
     """Return an object with `dump` and `load`, and whether it wants a binary store."""
-    if format is None or format is json or format == 'json':
-        return _Json(), False
     found: Any = format
     if isinstance(found, str):
         found = _named_format(found)
-    elif isinstance(found, type) and issubclass(
+    if found is None or found is json:
+        return _Json(), False
+    if isinstance(found, type) and issubclass(
         found, AbstractFormatFile | AbstractFormatBstr
     ):
         found = found()
@@ -329,6 +367,8 @@ def find_format(format: Format) -> tuple[FileFormat, bool]:
 
 
 def _named_format(name: str) -> Any:
+    if name == 'json':
+        return json
     if name == 'pickle':
         return pickle
     if name == 'bson':

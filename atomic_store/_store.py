@@ -15,11 +15,11 @@ from ._formats import FileFormat, Format, find_format
 # What the interpreter says when a file is handed the other kind of string.
 _MIXED_UP = re.compile("bytes-like object is required, not 'str'|must be str, not byte")
 
-Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+StrOrBytesPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 
 def open(
-    path: Path,
+    path: StrOrBytesPath,
     default: Any = None,
     format: Format = None,
     is_binary: bool | None = None,
@@ -149,7 +149,7 @@ class AtomicStore:
 
     def __init__(
         self,
-        path: Path,
+        path: StrOrBytesPath,
         default: Any,
         format: FileFormat,
         is_binary: bool,
@@ -167,12 +167,12 @@ class AtomicStore:
         self.value = self._load(default)
 
     @property
-    def path(self) -> Path:
+    def path(self) -> StrOrBytesPath:
         """The file, as it was given. A relative path is taken from where it is assigned."""
         return self._path
 
     @path.setter
-    def path(self, path: Path) -> None:
+    def path(self, path: StrOrBytesPath) -> None:
         target = os.fsdecode(path)
         if not os.path.isabs(target):
             # The working folder may be another one by the time of the commit.
