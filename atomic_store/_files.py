@@ -7,7 +7,6 @@ import errno
 import os
 import stat
 import struct
-import sys
 from collections.abc import Callable, Iterator
 from typing import IO, Any, NamedTuple
 
@@ -25,10 +24,12 @@ _O_TMPFILE: int | None = getattr(os, 'O_TMPFILE', None)
 _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS}
 
 # What a process gets that may not set an owner or an attribute, or whose file
-# system has no such thing. ENODATA: another process took the attribute away.
+# system has no such thing. EINVAL: the user or group has no number in this user
+# namespace (user_namespaces(7)). ENODATA: another process took the attribute away.
 _REFUSED = {
     errno.EPERM,
     errno.EACCES,
+    errno.EINVAL,
     errno.ENOTSUP,
     getattr(errno, 'ENODATA', errno.ENOTSUP),
 }
@@ -37,6 +38,7 @@ _REFUSED = {
 # entries of tag, permissions and id (linux/posix_acl_xattr.h).
 _ACL = 'system.posix_acl_access'
 _ACL_ENTRY = struct.Struct('<HHI')
+_ACL_USERS = {0x01, 0x02}  # the owner, and others by name
 _ACL_GROUP_OBJ = 0x04
 _ACL_OTHER = 0x20
 
@@ -74,6 +76,7 @@ class _Replacement(AtomicWriter):
 
     _path: str  # these two are AtomicWriter's
     _mode: str
+    _directory: int | None = None
     _file: IO[Any] | None = None
     _temporary: str | None = None
 
@@ -88,6 +91,9 @@ class _Replacement(AtomicWriter):
         self._old = _metadata(target)
 
     def get_fileobject(self, **kwargs: Any) -> IO[Any]:  # type: ignore[override]
+        if hasattr(os, 'O_DIRECTORY'):
+            # Now, so that nothing but the sync can fail once the file is in place.
+            self._directory = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
         self._file = open(  # noqa: SIM115 - AtomicWriter closes it
             self._folder, self._mode, opener=self._create, **kwargs
         )
@@ -135,8 +141,15 @@ class _Replacement(AtomicWriter):
             self._take_place(self._temporary)
 
     def _take_place(self, temporary: str) -> None:
-        replace_atomic(temporary, self._path)  # which syncs the folder, too
+        if self._directory is None:
+            # Windows opens no folders, and has a way to write them through.
+            replace_atomic(temporary, self._path)
+        else:
+            os.replace(temporary, self._path)
+            # AtomicWriter.sync() knows what a system needs, and looks for a file.
+            super().sync(_Opened(self._directory))  # type: ignore[arg-type]
         self._temporary = None
+        self._release_folder()
 
     def rollback(self, f: IO[Any] | None = None) -> None:
         try:
@@ -146,6 +159,24 @@ class _Replacement(AtomicWriter):
             if self._temporary is not None:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self._temporary)
+            self._release_folder()
+
+    def _release_folder(self) -> None:
+        if self._directory is not None:
+            # In one line, because an interrupt can come between lines.
+            os.close(self.__dict__.pop('_directory'))
+
+
+class _Opened(NamedTuple):
+    """An open folder, for a function that syncs files."""
+
+    descriptor: int
+
+    def fileno(self) -> int:
+        return self.descriptor
+
+    def flush(self) -> None:
+        pass
 
 
 def _metadata(path: str) -> _Metadata | None:
@@ -169,7 +200,7 @@ def _metadata(path: str) -> _Metadata | None:
 def _attributes(path: str) -> dict[str, bytes]:
     """Return the extended attributes, an ACL among them, that can be read."""
     attributes = {}
-    if sys.platform == 'linux':
+    if hasattr(os, 'listxattr'):
         with _where_allowed():
             for name in os.listxattr(path):
                 with _where_allowed():
@@ -179,7 +210,7 @@ def _attributes(path: str) -> dict[str, bytes]:
 
 def _restore(file: int, old: _Metadata) -> None:
     """Give a file what the old one had, and let nobody read it who could not."""
-    if sys.platform == 'win32':  # which has none of this
+    if not hasattr(os, 'fchown'):  # on Windows, which has none of this
         return
     for uid, gid in (-1, old.gid), (old.uid, -1):
         with _where_allowed():
@@ -190,11 +221,12 @@ def _restore(file: int, old: _Metadata) -> None:
         mode &= ~stat.S_ISUID
     if status.st_gid != old.gid:
         mode, attributes = _for_another_group(mode, attributes)
-    if sys.platform == 'linux':
+    if hasattr(os, 'listxattr'):
         names = dict.fromkeys(attributes)
         with _where_allowed():
             names.update(dict.fromkeys(os.listxattr(file)))
-        for name in names:
+        # The ACL last: with it the file may already be closed to other attributes.
+        for name in sorted(names, key=_ACL.__eq__):
             try:
                 if name in attributes:
                     os.setxattr(file, name, attributes[name])
@@ -205,8 +237,8 @@ def _restore(file: int, old: _Metadata) -> None:
                 if error.errno not in _REFUSED:
                     raise
                 if name == _ACL:
-                    # Without the right ACL the group's bits mean something else.
-                    mode &= ~stat.S_IRWXG
+                    # The bits mean something else without it.
+                    mode &= ~(stat.S_IRWXG | stat.S_IRWXO)
     with _where_allowed():
         os.fchmod(file, mode)
 
@@ -214,24 +246,24 @@ def _restore(file: int, old: _Metadata) -> None:
 def _for_another_group(
     mode: int, attributes: dict[str, bytes]
 ) -> tuple[int, dict[str, bytes]]:
-    """Leave to the group and to others what both could do: who is which has changed."""
+    """Leave to all but the owner what all could do: who is in the group has changed."""
     mode &= ~stat.S_ISGID
     if _ACL not in attributes:
-        both = mode >> 3 & mode & 0o7
-        return mode & ~0o77 | both << 3 | both, attributes
-    # Here the group's bits of the mode are the mask of the list, and stay.
-    version, entries = (
-        attributes[_ACL][:4],
-        list(_ACL_ENTRY.iter_unpack(attributes[_ACL][4:])),
+        common = mode >> 3 & mode & 0o7
+        return mode & ~0o77 | common << 3 | common, attributes
+    version, entries = attributes[_ACL][:4], attributes[_ACL][4:]
+    acl = list(_ACL_ENTRY.iter_unpack(entries))
+    common = 0o7
+    for tag, permissions, _ in acl:
+        if tag not in _ACL_USERS:
+            common &= permissions
+    changed = {_ACL_GROUP_OBJ: common, _ACL_OTHER: common}
+    narrowed = version + b''.join(
+        _ACL_ENTRY.pack(tag, changed.get(tag, permissions), identity)
+        for tag, permissions, identity in acl
     )
-    permissions = {tag: permission for tag, permission, _ in entries}
-    both = permissions[_ACL_GROUP_OBJ] & permissions[_ACL_OTHER]
-    permissions_of = {_ACL_GROUP_OBJ: both, _ACL_OTHER: both}
-    acl = version + b''.join(
-        _ACL_ENTRY.pack(tag, permissions_of.get(tag, permission), identity)
-        for tag, permission, identity in entries
-    )
-    return mode & ~0o7 | both, {**attributes, _ACL: acl}
+    # Of a file with an ACL, the group's bits are the mask, which stays.
+    return mode & ~0o7 | common, {**attributes, _ACL: narrowed}
 
 
 @contextlib.contextmanager
