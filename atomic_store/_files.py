@@ -81,8 +81,7 @@ class _Replacement(AtomicWriter):
     _temporary: str | None = None
 
     def __init__(self, path: str, is_binary: bool) -> None:
-        # Through all links: the file is replaced in its own folder.
-        target = os.path.realpath(path)
+        target = _follow_links(path)
         if is_binary:
             super().__init__(target, 'wb', overwrite=True)
         else:
@@ -177,6 +176,21 @@ class _Opened(NamedTuple):
 
     def flush(self) -> None:
         pass
+
+
+def _follow_links(path: str) -> str:
+    """Return the path of the file itself, which is replaced in its own folder."""
+    for _ in range(40):  # as far as Linux follows (path_resolution(7))
+        try:
+            link = os.readlink(path)
+        except FileNotFoundError:
+            return path
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # which it is if this is no link
+                raise
+            return path
+        path = os.path.join(os.path.dirname(path), link)
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
 
 
 def _metadata(path: str) -> _Metadata | None:

@@ -6,6 +6,7 @@ import gc
 import importlib
 import json
 import pickle
+import sys
 from collections.abc import Callable, Iterable
 from functools import partial
 from types import SimpleNamespace
@@ -276,28 +277,22 @@ def _iterencode_at_once(encoder: json.JSONEncoder, value: Any) -> Iterable[str]:
     memory, or a tuple that adds one, like `platform.uname()`: `json.dump` writes what
     such a class tells. The C encoder looks for itself, and finds less.
     """
+    default = getattr(encoder.default, '__func__', None)
+    may_ask_default = default is not json.JSONEncoder.default
     classes = _classes_that_tell_their_items()
-    default = encoder.default
-
-    def checked_default(unknown: Any) -> Any:
-        known = default(unknown)
-        if _holds(known, classes):
-            raise _TellsItsItemsError
-        return known
-
-    if classes:
-        if _holds(value, classes):
-            return encoder.iterencode(value)
-        encoder.default = checked_default  # type: ignore[assignment,method-assign]
+    if classes and (
+        _holds(value, classes)
+        or (may_ask_default and not all(map(_is_standard, classes)))
+    ):
+        return encoder.iterencode(value)
     try:
         return encoder.iterencode(value, _one_shot=True)
-    except _TellsItsItemsError:
-        encoder.default = default  # type: ignore[method-assign]
+    except Exception:
+        # The C encoder takes no proxies, and goes less deep in Python 3.12. What
+        # `default` gives it may not give again.
+        if may_ask_default:
+            raise
         return encoder.iterencode(value)
-
-
-class _TellsItsItemsError(Exception):
-    pass
 
 
 def _classes_that_tell_their_items() -> set[type]:
@@ -322,6 +317,12 @@ def _tells_its_items(cls: Any, kind: Any) -> bool:
             and any('__bool__' in vars(base) for base in cls.__mro__)
         )
     )
+
+
+def _is_standard(cls: type) -> bool:
+    # The standard library's are here, but `default` has no reason to give any.
+    package = cls.__module__.partition('.')[0]
+    return package in sys.stdlib_module_names - {'builtins'}
 
 
 def _holds(value: Any, classes: set[type]) -> bool:

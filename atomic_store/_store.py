@@ -176,7 +176,11 @@ class AtomicStore:
         target = os.fsdecode(path)
         if not os.path.isabs(target):
             # The working folder may be another one by the time of the commit.
-            target = os.path.join(os.getcwd(), target)
+            try:
+                target = os.path.join(os.getcwd(), target)
+            except FileNotFoundError as error:
+                error.add_note(f'the working folder is gone, so {path!r} leads nowhere')
+                raise
         self._target = target
         self._path = path
 
@@ -236,8 +240,8 @@ class AtomicStore:
             try:
                 file = _files.open_to_read(self._target, self.is_binary)
             except FileNotFoundError:
-                if not os.path.basename(self._target):
-                    raise  # no file is ever there: the path is empty or ends with a slash
+                if os.path.basename(self._target) in ('', os.curdir, os.pardir):
+                    raise  # that is the name of a folder
                 return default
             with file:
                 return self.format.load(file, **self.load_kwargs)
