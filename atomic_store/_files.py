@@ -215,10 +215,13 @@ def _attributes(path: str) -> dict[str, bytes]:
     """Return the extended attributes, an ACL among them, that can be read."""
     attributes = {}
     if hasattr(os, 'listxattr'):
-        with _where_allowed():
-            for name in os.listxattr(path):
-                with _where_allowed():
-                    attributes[name] = os.getxattr(path, name)
+        names = []
+        with _where_allowed({errno.ENOTSUP}):
+            names = os.listxattr(path)
+        for name in names:
+            # A file whose ACL is unknown cannot be kept as closed as it is.
+            with _where_allowed({errno.ENODATA} if name == _ACL else _REFUSED):
+                attributes[name] = os.getxattr(path, name)
     return attributes
 
 
@@ -236,11 +239,11 @@ def _restore(file: int, old: _Metadata) -> None:
     if status.st_gid != old.gid:
         mode, attributes = _for_another_group(mode, attributes)
     if hasattr(os, 'listxattr'):
-        names = dict.fromkeys(attributes)
+        names = set(attributes)
         with _where_allowed():
-            names.update(dict.fromkeys(os.listxattr(file)))
+            names.update(os.listxattr(file))
         # The ACL last: with it the file may already be closed to other attributes.
-        for name in sorted(names, key=_ACL.__eq__):
+        for name in sorted(names, key=lambda name: (name == _ACL, name)):
             try:
                 if name in attributes:
                     os.setxattr(file, name, attributes[name])
@@ -281,10 +284,10 @@ def _for_another_group(
 
 
 @contextlib.contextmanager
-def _where_allowed() -> Iterator[None]:
+def _where_allowed(refusals: set[int] = _REFUSED) -> Iterator[None]:
     """Do without what this process may not do, or this file system cannot."""
     try:
         yield
     except OSError as error:
-        if error.errno not in _REFUSED:
+        if error.errno not in refusals:
             raise
