@@ -31,6 +31,7 @@ _REFUSED = {
     errno.EACCES,
     errno.EINVAL,
     errno.ENOTSUP,
+    errno.ENOSYS,
     getattr(errno, 'ENODATA', errno.ENOTSUP),
 }
 
@@ -121,10 +122,12 @@ class _Replacement(AtomicWriter):
 
     def sync(self, f: IO[Any]) -> None:
         f.flush()
-        if self._old is not None:
+        # As it is now, since writing may have taken long.
+        old = _metadata(self._path) or self._old
+        if old is not None:
             # After the last write, because a write takes away the set-user-ID bit and
             # file capabilities (chmod(2), capabilities(7)).
-            _restore(f.fileno(), self._old)
+            _restore(f.fileno(), old)
         super().sync(f)
         if self._temporary is None:
             # A file without a name is gone once it is closed, so its turn is now.
@@ -156,7 +159,9 @@ class _Replacement(AtomicWriter):
                 self._file.close()
         finally:
             if self._temporary is not None:
-                with contextlib.suppress(FileNotFoundError):
+                # What led here says more than why this fails, if only because there
+                # is no such file.
+                with contextlib.suppress(OSError):
                     os.unlink(self._temporary)
             self._release_folder()
 

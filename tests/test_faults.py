@@ -54,6 +54,7 @@ ERRORS = {
     'EPERM': 'fchown|fchmod|fsetxattr|fremovexattr|linkat|rename.*',
     'EDQUOT': 'write|fsync|fchown|fsetxattr|linkat|rename.*',
     'EOPNOTSUPP': 'open.*|.*xattr',
+    'ENOSYS': 'fchown|fchmod|fsetxattr|fremovexattr',
     'ENODATA': 'getxattr|fremovexattr',
 }
 

@@ -1,0 +1,236 @@
+"""A store means one file, whatever it is called and wherever the process goes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support import NOBODY, in_child, linux
+
+import atomic_store
+
+pytestmark = pytest.mark.usefixtures('temporary_file')
+
+# Somebody who is not root, and so cannot look into every folder.
+USER = NOBODY if hasattr(os, 'geteuid') and os.geteuid() == 0 else None
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder that everybody may enter; pytest's own are closed to others."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+# The working folder
+
+
+@pytest.mark.parametrize('name', ['state.json', 'sub/../state.json', b'./state.json'])
+def test_a_relative_path_means_the_same_file_after_the_working_folder_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str | bytes
+) -> None:
+    (tmp_path / 'here/sub').mkdir(parents=True)
+    (tmp_path / 'there').mkdir()
+    monkeypatch.chdir(tmp_path / 'here')
+    store = atomic_store.open(name, 'new')
+    monkeypatch.chdir(tmp_path / 'there')
+    store.commit()
+    assert (tmp_path / 'here/state.json').read_text() == '"new"'
+    assert os.listdir(tmp_path / 'there') == []
+    assert store.path == name
+
+
+def test_a_relative_path_is_taken_from_where_it_is_assigned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in 'one', 'two', 'three':
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / 'one')
+    store = atomic_store.open('state.json', 'new')
+    monkeypatch.chdir(tmp_path / 'two')
+    store.path = 'other.json'
+    monkeypatch.chdir(tmp_path / 'three')
+    store.commit()
+    assert [path.name for path in tmp_path.glob('*/*')] == ['other.json']
+    assert (tmp_path / 'two/other.json').read_text() == '"new"'
+
+
+def enter_a_folder_and_delete_it(folder: Path) -> None:
+    folder.mkdir()
+    os.chdir(folder)
+    folder.rmdir()
+
+
+@linux
+def test_an_absolute_path_works_in_a_deleted_working_folder(tmp_path: Path) -> None:
+    def commit() -> None:
+        enter_a_folder_and_delete_it(tmp_path / 'deleted')
+        atomic_store.open(tmp_path / 'state.json', 'new').commit()
+
+    in_child(commit)
+    assert (tmp_path / 'state.json').read_text() == '"new"'
+    assert os.listdir(tmp_path) == ['state.json']
+
+
+@linux
+def test_a_relative_path_in_a_deleted_working_folder_is_an_error_that_names_it(
+    tmp_path: Path,
+) -> None:
+    def open_relative() -> None:
+        enter_a_folder_and_delete_it(tmp_path / 'deleted')
+        atomic_store.open('state.json', 'default')
+
+    with pytest.raises(FileNotFoundError) as raised:
+        in_child(open_relative)
+    assert 'state.json' in ''.join(raised.value.__notes__)
+
+
+# Names
+
+
+class BytesPath:
+    def __init__(self, path: bytes) -> None:
+        self.path = path
+
+    def __fspath__(self) -> bytes:
+        return self.path
+
+
+@linux
+@pytest.mark.parametrize(
+    'kind', [bytes, os.fsdecode, lambda path: Path(os.fsdecode(path)), BytesPath]
+)
+@pytest.mark.parametrize(
+    'name',
+    [
+        b'x' * 255,
+        b'\x80' * 255,  # three times as long where it is taken for text
+        b'\xff\xfe',
+        'äß 日本 🎉'.encode(),
+        b'a\nb\r\n',
+        b' ',
+        b'-rf',
+        b'~',
+        b'a\\b:c*?"<>|',
+    ],
+    ids=lambda name: ascii(name[:9]),
+)
+def test_a_name_may_be_anything_that_the_file_system_takes(
+    tmp_path: Path,
+    name: bytes,
+    kind: Callable[[bytes], str | bytes | os.PathLike[str] | os.PathLike[bytes]],
+) -> None:
+    path = kind(os.path.join(os.fsencode(tmp_path), name))
+    store = atomic_store.open(path, 'old')
+    store.commit()
+    store.value = 'new'
+    store.commit()
+    assert atomic_store.open(path).value == 'new'
+    assert os.listdir(os.fsencode(tmp_path)) == [name]
+    assert store.path is path
+
+
+def test_a_name_that_is_too_long_is_an_error_at_open(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match='too long'):
+        atomic_store.open(tmp_path / ('x' * 256), 'default')
+
+
+@pytest.mark.parametrize('name', ['a\0b', b'a\0b', '\0'])
+def test_a_nul_is_an_error_at_open(name: str | bytes) -> None:
+    with pytest.raises(ValueError, match='null') as raised:
+        atomic_store.open(name, 'default')
+    assert 'loading' in raised.value.__notes__[0]
+
+
+@pytest.mark.parametrize('path', ['', b'', 'folder/', 'file/', 'missing/', 'missing/.'])
+def test_a_path_that_no_file_can_have_is_an_error_at_open_and_at_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str | bytes
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'folder').mkdir()
+    (tmp_path / 'file').touch()
+    with pytest.raises(OSError, match='directory'):
+        atomic_store.open(path, 'default')
+    store = atomic_store.open('other', 'new')
+    store.path = path
+    with pytest.raises(OSError, match='directory'):
+        store.commit()
+    assert sorted(os.listdir(tmp_path)) == ['file', 'folder']
+    assert (tmp_path / 'file').read_bytes() == b''
+
+
+# Folders
+
+
+def test_a_missing_folder_gives_the_default_and_may_be_made_before_the_commit(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / 'missing/folder/state.json'
+    store = atomic_store.open(path, default='default')
+    assert store.value == 'default'
+    with pytest.raises(FileNotFoundError) as raised:
+        store.commit()
+    assert raised.value.__notes__ == [f'while committing {os.fspath(path)!r}']
+    assert os.listdir(tmp_path) == []
+    path.parent.mkdir(parents=True)
+    store.commit()
+    assert path.read_text() == '"default"'
+
+
+def test_a_path_through_a_missing_folder_and_back_leads_to_no_file(
+    tmp_path: Path,
+) -> None:
+    """The system finds none there, although the names cancel each other out."""
+    (tmp_path / 'state.json').write_text('"another file"')
+    store = atomic_store.open(tmp_path / 'missing/../state.json', 'default')
+    assert store.value == 'default'
+    with pytest.raises(FileNotFoundError):
+        store.commit()
+    assert (tmp_path / 'state.json').read_text() == '"another file"'
+
+
+def test_the_folder_may_be_removed_and_made_again(tmp_path: Path) -> None:
+    path = tmp_path / 'folder/state.json'
+    path.parent.mkdir()
+    store = atomic_store.open(path, 'old')
+    store.commit()
+    shutil.rmtree(path.parent)
+    with pytest.raises(FileNotFoundError):
+        store.commit()
+    path.parent.mkdir()
+    store.value = 'new'
+    store.commit()
+    assert path.read_text() == '"new"'
+
+
+def test_a_path_through_a_file_is_an_error_at_open_and_at_commit(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / 'file/state.json'
+    store = atomic_store.open(path, 'new')
+    (tmp_path / 'file').write_text('no folder')
+    with pytest.raises(NotADirectoryError):
+        atomic_store.open(path, 'default')
+    with pytest.raises(NotADirectoryError):
+        store.commit()
+    assert (tmp_path / 'file').read_text() == 'no folder'
+
+
+@linux
+def test_a_folder_that_may_not_be_entered_is_an_error_at_open_and_at_commit(
+    folder: Path,
+) -> None:
+    (folder / 'closed').mkdir()
+    path = folder / 'closed/state.json'
+    store = atomic_store.open(path, 'new')
+    (folder / 'closed').chmod(0o000)
+    for action in lambda: atomic_store.open(path, 'default'), store.commit:
+        with pytest.raises(PermissionError):
+            in_child(action, uid=USER)
+    (folder / 'closed').chmod(0o700)
+    assert os.listdir(folder / 'closed') == []
