@@ -267,17 +267,13 @@ def _json_encoder(cls: Callable[..., Any], **kwargs: Any) -> Any:
 def _iterencode_at_once(encoder: json.JSONEncoder, value: Any) -> Iterable[str]:
     """Encode all at once, unless that would come to something else.
 
-    A list that makes its items in `__iter__`, to be written without being held in
-    memory, or a tuple that adds one, like `platform.uname()`: `json.dump` writes what
-    such a class tells. The C encoder looks for itself, and finds less.
+    `json.dump` asks a list, tuple or dict whether it is empty, the C encoder looks for
+    itself. A dict that makes its items when it is asked for them is `{}` to it.
     """
     default = getattr(encoder.default, '__func__', None)
     may_ask_default = default is not json.JSONEncoder.default
-    classes = _classes_that_tell_their_items()
-    if classes and (
-        _holds(value, classes)
-        or (may_ask_default and not all(map(_is_standard, classes)))
-    ):
+    classes = _classes_that_tell_their_size()
+    if classes and (may_ask_default or _holds(value, classes)):
         return encoder.iterencode(value)
     try:
         return encoder.iterencode(value, _one_shot=True)
@@ -289,7 +285,7 @@ def _iterencode_at_once(encoder: json.JSONEncoder, value: Any) -> Iterable[str]:
         return encoder.iterencode(value)
 
 
-def _classes_that_tell_their_items() -> set[type]:
+def _classes_that_tell_their_size() -> set[type]:
     # Looking through all classes is much quicker than looking through the value,
     # which has to be done only where there is one.
     found = set()
@@ -297,26 +293,27 @@ def _classes_that_tell_their_items() -> set[type]:
         classes: list[type] = [kind]
         for cls in classes:
             classes += type.__subclasses__(cls)  # and then theirs, in the same loop
-            if _tells_its_items(cls, kind):
+            if _tells_its_size(cls, kind) and not _is_standard(cls):
                 found.add(cls)
     return found
 
 
-def _tells_its_items(cls: Any, kind: Any) -> bool:
-    # Both encoders ask a dict for its items().
-    return (kind is not dict and cls.__iter__ is not kind.__iter__) or (
+def _tells_its_size(cls: Any, kind: Any) -> bool:
+    return (
         cls.__len__ is not kind.__len__
+        # Items that are not in memory; those of a dict come from its items().
+        or (cls.__iter__ is not kind.__iter__ and kind is not dict)
+        # The attribute may be its metaclass's.
         or (
-            hasattr(cls, '__bool__')  # which may be its metaclass's
-            and any('__bool__' in vars(base) for base in cls.__mro__)
+            hasattr(cls, '__bool__') and any('__bool__' in vars(c) for c in cls.__mro__)
         )
     )
 
 
 def _is_standard(cls: type) -> bool:
-    # The standard library's are here, but `default` has no reason to give any.
+    # The standard library's come to the same in both encoders.
     package = cls.__module__.partition('.')[0]
-    return package in sys.stdlib_module_names - {'builtins'}
+    return package in sys.stdlib_module_names and package != 'builtins'
 
 
 def _holds(value: Any, classes: set[type]) -> bool:

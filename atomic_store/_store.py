@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-from collections.abc import Iterator
 from types import TracebackType
 from typing import IO, Any, Self
 
@@ -229,14 +227,17 @@ class AtomicStore:
         >>> store.value = 42
         >>> store.commit()
         """
-        with self._noted('committing'):
+        try:
             _files.replace(self._target, self.is_binary, self._dump)
+        except Exception as error:
+            self._add_notes(error, 'committing')
+            raise
 
     def _dump(self, file: IO[Any]) -> None:
         self.format.dump(self.value, file, **(self.dump_kwargs or {}))
 
     def _load(self, default: Any) -> Any:
-        with self._noted('loading'):
+        try:
             try:
                 file = _files.open_to_read(self._target, self.is_binary)
             except FileNotFoundError:
@@ -245,17 +246,15 @@ class AtomicStore:
                 return default
             with file:
                 return self.format.load(file, **self.load_kwargs)
-
-    @contextlib.contextmanager
-    def _noted(self, action: str) -> Iterator[None]:
-        """Say of an error which file it is about."""
-        try:
-            yield
         except Exception as error:
-            error.add_note(f'while {action} {self._target!r}')
-            if isinstance(error, TypeError) and _MIXED_UP.search(str(error)):
-                error.add_note(
-                    f'the store has is_binary={self.is_binary!r}: '
-                    f'does the format need is_binary={not self.is_binary}?'
-                )
+            self._add_notes(error, 'loading')
             raise
+
+    def _add_notes(self, error: Exception, action: str) -> None:
+        """Say of an error which file it is about."""
+        error.add_note(f'while {action} {self._target!r}')
+        if isinstance(error, TypeError) and _MIXED_UP.search(str(error)):
+            error.add_note(
+                f'the store has is_binary={self.is_binary!r}: '
+                f'does the format need is_binary={not self.is_binary}?'
+            )

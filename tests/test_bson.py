@@ -1,0 +1,96 @@
+"""BSON with either of the two packages of that name, and all the rest with neither.
+
+These tests take the package that is installed: the standalone `bson`, or PyMongo's.
+"""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import atomic_store
+
+bson = importlib.import_module('bson')
+DOCUMENT = {'name': 'Zoë ♥', 'list': [1, 2.5, True, None], 'nested': {'bytes': b'\0'}}
+
+formats = pytest.mark.parametrize('format', ['bson', bson], ids=['name', 'module'])
+
+
+def encoded(document: dict[str, Any]) -> bytes:
+    """What the package itself makes of a document; PyMongo's has no `dumps`."""
+    data = bson.dumps(document) if hasattr(bson, 'dumps') else bson.encode(document)
+    assert isinstance(data, bytes)
+    return data
+
+
+@formats
+def test_a_document_is_written_as_the_package_writes_it(
+    tmp_path: Path, format: Any
+) -> None:
+    path = tmp_path / 'store'
+    with atomic_store.open(path, {}, format) as store:
+        assert store.is_binary
+        store.value.update(DOCUMENT)
+    assert path.read_bytes() == encoded(DOCUMENT)
+    with atomic_store.open(path, None, format) as store:
+        assert store.value == DOCUMENT
+        store.value['nested'] = {}
+    assert path.read_bytes() == encoded(DOCUMENT | {'nested': {}})
+
+
+@formats
+@pytest.mark.parametrize('value', [[1], 'text', None, {'key': object()}])
+def test_what_is_no_document_is_refused_and_the_file_left_alone(
+    tmp_path: Path, format: Any, value: Any
+) -> None:
+    path = tmp_path / 'store'
+    store = atomic_store.open(path, DOCUMENT, format)
+    store.commit()
+    store.value = value
+    with pytest.raises(Exception, match=r'.') as expected:
+        encoded(value)
+    with pytest.raises(expected.type) as raised:
+        store.commit()
+    assert raised.value.__notes__ == [f"while committing '{path}'"]
+    assert path.read_bytes() == encoded(DOCUMENT)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+WITHOUT_BSON = """
+import sys
+
+sys.modules['bson'] = None  # as if there were none
+
+import atomic_store
+
+try:
+    atomic_store.open('store', format='bson')
+except ValueError as error:
+    assert 'atomic-store[bson]' in str(error), error
+    assert 'pymongo' in str(error), error
+else:
+    raise AssertionError
+for format in 'json', 'pickle':
+    with atomic_store.open(format, [], format) as store:
+        store.value.append(1)
+    assert atomic_store.open(format, None, format).value == [1]
+"""
+
+
+def test_without_bson_the_rest_works_and_the_error_says_what_to_install(
+    tmp_path: Path,
+) -> None:
+    done = subprocess.run(
+        [sys.executable, '-c', WITHOUT_BSON],
+        cwd=tmp_path,
+        check=False,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert not done.returncode, done.stderr
+    assert not (tmp_path / 'store').exists()

@@ -1,0 +1,347 @@
+"""What a format is: every row of the table, and real libraries handed over as they are."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import pickle
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+import atomic_store
+
+VALUE = {'name': 'Zoë ♥', 'numbers': [1, 2.5, -3, True], 'nested': {'key': ''}}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / 'store'
+
+
+def kept(store: atomic_store.AtomicStore, path: Path, error: type[Exception]) -> Any:
+    """Commit in vain: the error, after a look at the file, which is as it was."""
+    before = path.read_bytes()
+    with pytest.raises(error) as raised:
+        store.commit()
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+    return raised.value
+
+
+@pytest.mark.parametrize('format', [None, 'json', json])
+def test_json_is_text_and_the_default(path: Path, format: Any) -> None:
+    with atomic_store.open(path, VALUE, format) as store:
+        assert not store.is_binary
+    assert path.read_text(encoding='utf-8') == json.dumps(VALUE)
+    assert atomic_store.open(path, format=format).value == VALUE
+
+
+@pytest.mark.parametrize('format', ['pickle', pickle])
+def test_pickle_is_binary(path: Path, format: Any) -> None:
+    with atomic_store.open(path, {1, 2}, format) as store:
+        assert store.is_binary
+    assert pickle.loads(path.read_bytes()) == {1, 2}
+    assert atomic_store.open(path, format=format).value == {1, 2}
+
+
+# The three pairs, each leaving its mark in the file, and what it was given as well.
+
+
+def dump(value: Any, file: Any, **kwargs: Any) -> None:
+    file.write(repr(('dump', value, kwargs)).encode())
+
+
+def load(file: Any, **kwargs: Any) -> Any:
+    return 'load', file.read().decode(), kwargs
+
+
+def dumps(value: Any, **kwargs: Any) -> bytes:
+    return repr(('dumps', value, kwargs)).encode()
+
+
+def loads(data: bytes, **kwargs: Any) -> Any:
+    return 'loads', data.decode(), kwargs
+
+
+def encode(value: Any, **kwargs: Any) -> bytes:
+    return repr(('encode', value, kwargs)).encode()
+
+
+def decode(data: bytes, **kwargs: Any) -> Any:
+    return 'decode', data.decode(), kwargs
+
+
+FUNCTIONS = {f.__name__: f for f in (dump, load, dumps, loads, encode, decode)}
+
+
+def an_instance(names: str) -> Any:
+    return SimpleNamespace(**{name: FUNCTIONS[name] for name in names.split()})
+
+
+def a_module(names: str) -> ModuleType:
+    module = ModuleType('format')
+    vars(module).update(vars(an_instance(names)))
+    return module
+
+
+def a_class_with_static_methods(names: str) -> type:
+    functions = vars(an_instance(names)).items()
+    return type('Format', (), {name: staticmethod(f) for name, f in functions})
+
+
+def a_class_with_class_methods(names: str) -> type:
+    def method(function: Callable[..., Any]) -> Any:
+        return classmethod(lambda cls, *args, **kwargs: function(*args, **kwargs))
+
+    functions = vars(an_instance(names)).items()
+    return type('Format', (), {name: method(f) for name, f in functions})
+
+
+@pytest.mark.parametrize(
+    'made',
+    [an_instance, a_module, a_class_with_static_methods, a_class_with_class_methods],
+)
+@pytest.mark.parametrize(
+    ('names', 'used'),
+    [
+        ('dump load', ('dump', 'load')),
+        ('dumps loads', ('dumps', 'loads')),
+        ('encode decode', ('encode', 'decode')),
+        ('encode decode dumps loads dump load', ('dump', 'load')),
+        ('encode decode dumps loads', ('dumps', 'loads')),
+        ('dump dumps loads', ('dumps', 'loads')),
+        ('load dumps encode decode', ('encode', 'decode')),
+    ],
+)
+def test_the_first_whole_pair_counts_and_gets_the_kwargs(
+    path: Path, made: Callable[[str], Any], names: str, used: tuple[str, str]
+) -> None:
+    with atomic_store.open(path, [1], made(names), dump_kwargs={'a': 2}) as store:
+        assert store.is_binary
+    content = path.read_text()
+    assert content == repr((used[0], [1], {'a': 2}))
+    store = atomic_store.open(path, format=made(names), load_kwargs={'b': 3})
+    assert store.value == (used[1], content, {'b': 3})
+
+
+@pytest.mark.parametrize(
+    'format',
+    [
+        'yaml',
+        'JSON',
+        '',
+        b'json',
+        5,
+        io,
+        dict,
+        [],
+        an_instance('dump'),
+        an_instance('dump loads decode'),
+        an_instance('load dumps encode'),
+        SimpleNamespace(dump=1, load=2),
+    ],
+)
+def test_an_unknown_format_is_refused_with_what_would_do(
+    path: Path, format: Any
+) -> None:
+    with pytest.raises(ValueError, match='unknown format') as raised:
+        atomic_store.open(path, format=format)
+    message = str(raised.value)
+    assert repr(format) in message
+    message = message.replace(repr(format), '')
+    for name in "'json'", "'pickle'", "'bson'", *FUNCTIONS:
+        assert name in message
+
+
+class Reader(atomic_store.AbstractFormatFile):
+    def load(self, file: Any) -> Any:
+        return file.read().split()
+
+
+class BstrReader(atomic_store.AbstractFormatBstr):
+    def loads(self, data: Any) -> Any:
+        return data.split()
+
+
+class Writer(Reader):
+    def dump(self, value: Any, file: Any) -> None:
+        file.write(b' '.join(value))
+
+
+class BstrWriter(BstrReader):
+    def dumps(self, value: Any) -> Any:
+        return b' '.join(value)
+
+
+@pytest.mark.parametrize('format', [Writer, Writer(), BstrWriter, BstrWriter()])
+def test_a_base_class_may_be_given_as_a_class_or_an_instance(
+    path: Path, format: Any
+) -> None:
+    with atomic_store.open(path, [], format) as store:
+        store.value += [b'one', b'two']
+    assert path.read_bytes() == b'one two'
+    assert atomic_store.open(path, None, format).value == [b'one', b'two']
+
+
+@pytest.mark.parametrize('format', [Reader, Reader(), BstrReader, BstrReader()])
+def test_a_subclass_that_only_loads_is_fit_to_read(path: Path, format: Any) -> None:
+    path.write_bytes(b'one two')
+    store = atomic_store.open(path, format=format)
+    assert store.value == [b'one', b'two']
+    kept(store, path, NotImplementedError)
+
+
+@pytest.mark.parametrize(
+    'call',
+    [
+        lambda: atomic_store.AbstractFormatFile().dump(1, io.BytesIO(), key=1),
+        lambda: atomic_store.AbstractFormatFile().load(io.BytesIO(), key=1),
+        lambda: atomic_store.AbstractFormatBstr().dumps(1, key=1),
+        lambda: atomic_store.AbstractFormatBstr().loads(b'', key=1),
+    ],
+)
+def test_the_base_classes_implement_nothing(call: Callable[[], Any]) -> None:
+    with pytest.raises(NotImplementedError):
+        call()
+
+
+def test_wrap_binary_format_makes_a_file_format_of_dumps_and_loads(path: Path) -> None:
+    wrapped = an_instance('dumps loads')
+    format = atomic_store.WrapBinaryFormat(wrapped)
+    assert format.format_bstr is wrapped
+    assert isinstance(format, atomic_store.AbstractFormatFile)
+    with path.open('wb') as file:
+        format.dump([1], file, a=2)
+    assert path.read_text() == "('dumps', [1], {'a': 2})"
+    with path.open('rb') as file:
+        assert format.load(file, b=3) == ('loads', path.read_text(), {'b': 3})
+    assert atomic_store.open(path, format=format).format is format
+
+
+def test_is_binary_says_what_a_format_is_handed(path: Path) -> None:
+    handed = []
+    format = SimpleNamespace(
+        dump=lambda value, file: handed.append(isinstance(file, io.TextIOBase)),
+        load=lambda file: handed.append(isinstance(file, io.TextIOBase)),
+    )
+    for is_binary in None, True, False:
+        path.unlink(missing_ok=True)
+        atomic_store.open(path, format=format, is_binary=is_binary).commit()
+        atomic_store.open(path, format=format, is_binary=is_binary)
+    assert handed == [False, False, False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    'format',
+    [SimpleNamespace(dumps=str, loads=str), SimpleNamespace(encode=str, decode=str)],
+)
+def test_a_text_store_takes_and_gives_str_as_it_is(path: Path, format: Any) -> None:
+    text = 'Zoë ♥\r\n\n\r\u2028\0'
+    atomic_store.open(path, text, format, is_binary=False).commit()
+    assert path.read_bytes() == text.encode()
+    assert atomic_store.open(path, None, format, is_binary=False).value == text
+
+
+# Each library, and what reads the bytes of its files without us. Those that write
+# text need is_binary=False.
+TEXT = {'is_binary': False}
+# Without it jsonpickle warns that this will be the default.
+KEYS = {'keys': True}
+PYYAML = importlib.import_module('yaml')
+RUAMEL = importlib.import_module('ruamel.yaml').YAML(typ='safe')
+
+
+def case(
+    name: str, reads: Any, kwargs: dict[str, Any] | None = None, format: Any = None
+) -> Any:
+    """Give a test a library's module, or an object of it."""
+    library = importlib.import_module(name)
+    if isinstance(reads, str):
+        reads = partial(
+            getattr(library, reads), **(kwargs or {}).get('load_kwargs', {})
+        )
+    return pytest.param(format or library, kwargs or {}, reads, id=name)
+
+
+LIBRARIES = [
+    case('cbor2', 'loads'),
+    case('cloudpickle', 'loads'),
+    case('dill', 'loads'),
+    case(
+        'joblib',
+        lambda data: importlib.import_module('joblib').load(io.BytesIO(data)),
+    ),
+    case('json', 'loads'),
+    case('jsonpickle', 'decode', TEXT | {'load_kwargs': KEYS, 'dump_kwargs': KEYS}),
+    case('marshal', 'loads'),
+    case('msgpack', 'loads'),
+    case('msgspec.json', 'decode'),
+    case('msgspec.msgpack', 'decode'),
+    case('orjson', 'loads'),
+    case('pickle', 'loads'),
+    case('plistlib', 'loads'),
+    case('ruamel.yaml', PYYAML.safe_load, format=RUAMEL),
+    case('simplejson', 'loads', TEXT),
+    case('tomlkit', lambda data: tomllib.loads(data.decode()), TEXT),
+    case('ujson', 'loads', TEXT),
+    case('yaml', 'load', TEXT | {'load_kwargs': {'Loader': PYYAML.SafeLoader}}),
+]
+
+
+@pytest.mark.parametrize(('format', 'kwargs', 'reads'), LIBRARIES)
+def test_a_library_is_handed_over_as_it_is(
+    path: Path, format: Any, kwargs: dict[str, Any], reads: Callable[[bytes], Any]
+) -> None:
+    with atomic_store.open(path, {}, format, **kwargs) as store:
+        store.value.update(VALUE)
+    assert reads(path.read_bytes()) == VALUE
+    with atomic_store.open(path, None, format, **kwargs) as store:
+        assert store.value == VALUE
+        store.value['nested']['key'] = 'changed'
+    assert atomic_store.open(path, None, format, **kwargs).value == {
+        **VALUE,
+        'nested': {'key': 'changed'},
+    }
+
+
+@pytest.mark.parametrize(
+    ('format', 'kwargs', 'reads'),
+    # ruamel.yaml writes to a file of either kind.
+    [library for library in LIBRARIES if library.id != 'ruamel.yaml'],
+)
+def test_the_wrong_kind_of_file_is_a_type_error_that_names_is_binary(
+    path: Path, format: Any, kwargs: dict[str, Any], reads: Any
+) -> None:
+    path.write_bytes(b'old')
+    store = atomic_store.open(path.with_name('none'), VALUE, format, **kwargs)
+    store.path = path
+    store.is_binary = not store.is_binary
+    error = kept(store, path, TypeError)
+    assert any('is_binary' in note for note in error.__notes__)
+
+
+def test_importing_the_package_imports_no_format_but_the_standard_librarys(
+    tmp_path: Path,
+) -> None:
+    program = (
+        'import sys; before = set(sys.modules); import atomic_store;'
+        'print(*{name.partition(".")[0] for name in set(sys.modules) - before})'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', program],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    modules = set(done.stdout.split())
+    assert modules - sys.stdlib_module_names == {'atomic_store', 'atomicwrites'}

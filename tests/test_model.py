@@ -1,0 +1,286 @@
+"""Stores on one file, driven at random beside a plain model of what they should do."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+import atomic_store
+
+
+class Texts(atomic_store.AbstractFormatFile):
+    """A list of ``str``, each ended by a separator; what breaks is half written."""
+
+    def dump(self, value: list[str], file: Any) -> None:
+        for text in value:
+            file.write(text + '\x1e')
+
+    def load(self, file: Any) -> list[str]:
+        return [*file.read().split('\x1e')[:-1]]
+
+
+class Chunks(atomic_store.AbstractFormatBstr):
+    """A list of ``bytes``, each after its length."""
+
+    def dumps(self, value: list[bytes]) -> bytes:
+        return b''.join(bytes([len(chunk)]) + chunk for chunk in value)
+
+    def loads(self, data: bytes) -> list[bytes]:
+        chunks = []
+        while data:
+            length, data = data[0], data[1:]
+            if len(data) < length:
+                raise ValueError('cut off')
+            chunks.append(data[:length])
+            data = data[length:]
+        return chunks
+
+
+class Kind(NamedTuple):
+    """What `open` is given, items for a value, and how a file is made by hand."""
+
+    format: Any
+    is_binary: bool | None
+    items: st.SearchStrategy[Any]
+    encode: Callable[[Any], bytes]
+    decode: Callable[[bytes], Any]
+    dump_kwargs: dict[str, Any] | None = None
+
+
+KINDS = {
+    'json': Kind(
+        'json',
+        None,
+        st.recursive(
+            st.none()
+            | st.booleans()
+            | st.integers()
+            | st.floats(allow_nan=False)
+            | st.text(),
+            lambda items: st.lists(items) | st.dictionaries(st.text(), items),
+            max_leaves=3,
+        ),
+        lambda value: json.dumps(value, ensure_ascii=False).encode(),
+        json.loads,
+        {'ensure_ascii': False},
+    ),
+    'pickle': Kind(
+        'pickle',
+        True,
+        st.tuples(
+            st.binary(),
+            st.frozensets(st.integers()) | st.complex_numbers(allow_nan=False),
+        ),
+        pickle.dumps,
+        pickle.loads,
+    ),
+    'text': Kind(
+        Texts,
+        False,
+        # Line endings of every kind among them, which nobody may translate.
+        st.text('a\n\r\u2028\N{SNOWMAN}'),
+        lambda value: ''.join(f'{text}\x1e' for text in value).encode(),
+        lambda data: data.decode().split('\x1e')[:-1],
+    ),
+    'binary': Kind(
+        Chunks(),
+        None,
+        st.binary(max_size=9),
+        Chunks().dumps,
+        Chunks().loads,
+    ),
+}
+
+# What no format here can write, and what none can load.
+UNWRITABLE = threading.Lock()
+BROKEN = b'\xff'
+LOAD_ERRORS = (ValueError, pickle.UnpicklingError)
+
+ITEMS = st.runner().flatmap(lambda machine: machine.kind.items)
+VALUES = st.runner().flatmap(lambda machine: st.lists(machine.kind.items, max_size=3))
+INNER_EXITS = st.sampled_from([False, True, None])
+
+
+class Twin:
+    """A store, and what its attributes should be."""
+
+    def __init__(
+        self, store: atomic_store.AtomicStore, value: list[Any], ignore: bool
+    ) -> None:
+        self.store = store
+        self.value = value
+        self.level = 0
+        self.ignore_inner_exits = ignore
+
+
+class Machine(RuleBasedStateMachine):
+    kind: Kind
+    twins: Bundle[Twin] = Bundle('twins')
+    contexts: Bundle[Twin] = Bundle('contexts')  # has a twin as often as it is entered
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp())
+        self.path = self.folder / 'file'
+        self.content: bytes | None = None
+        self.opened: list[Twin] = []
+
+    def teardown(self) -> None:
+        shutil.rmtree(self.folder)
+
+    @contextlib.contextmanager
+    def fails(self, action: str, *errors: type[Exception]) -> Iterator[None]:
+        with pytest.raises(errors) as caught:
+            yield
+        assert caught.value.__notes__ == [f'while {action} {str(self.path)!r}']
+
+    def commits(self, twin: Twin, commit: Callable[[], object]) -> None:
+        if self.path.is_dir() or UNWRITABLE in twin.value:
+            with self.fails('committing', IsADirectoryError, TypeError):
+                commit()
+        else:
+            commit()
+            self.content = self.kind.encode(twin.value)
+
+    # The first one always: Hypothesis leaves a rule or two out of many a run.
+    @initialize(target=twins, default=VALUES, ignore=INNER_EXITS)
+    def open_first(self, default: list[Any], ignore: bool | None) -> Any:
+        return self.open(default, ignore)
+
+    @precondition(lambda self: len(self.opened) < 3)
+    @rule(target=twins, default=VALUES, ignore=INNER_EXITS)
+    def open(self, default: list[Any], ignore: bool | None) -> Any:
+        kind = self.kind
+        options = (kind.format, kind.is_binary, None, kind.dump_kwargs, ignore)
+        if self.path.is_dir() or self.content == BROKEN:
+            with self.fails('loading', IsADirectoryError, *LOAD_ERRORS):
+                atomic_store.open(self.path, default, *options)
+            return multiple()
+        store = atomic_store.open(self.path, default, *options)
+        if self.content is None:
+            assert store.value is default
+            twin = Twin(store, default.copy(), bool(ignore))
+        else:
+            twin = Twin(store, kind.decode(self.content), bool(ignore))
+        self.opened.append(twin)
+        return twin
+
+    @precondition(lambda self: len(self.opened) > 1)
+    @rule(twin=consumes(twins))
+    def drop(self, twin: Twin) -> None:
+        """Make room for another one."""
+        self.opened.remove(twin)
+
+    @rule(twin=twins, value=VALUES)
+    def set(self, twin: Twin, value: list[Any]) -> None:
+        twin.store.value = value
+        twin.value = value.copy()
+
+    @rule(twin=twins, item=ITEMS)
+    def append(self, twin: Twin, item: Any) -> None:
+        twin.store.value.append(item)
+        twin.value.append(item)
+
+    @rule(twin=twins)
+    def make_unwritable(self, twin: Twin) -> None:
+        self.append(twin, UNWRITABLE)
+
+    @rule(twin=twins)
+    def take_away(self, twin: Twin) -> None:
+        """Mend a value that is not writable, among others."""
+        del twin.store.value[-1:], twin.value[-1:]
+
+    @rule(twin=twins, ignore=st.booleans())
+    def assign_ignore_inner_exits(self, twin: Twin, ignore: bool) -> None:
+        twin.store.ignore_inner_exits = twin.ignore_inner_exits = ignore
+
+    @rule(twin=twins)
+    def commit(self, twin: Twin) -> None:
+        self.commits(twin, twin.store.commit)
+
+    @rule(target=contexts, twin=twins, times=st.integers(1, 3))
+    def enter(self, twin: Twin, times: int) -> Any:
+        for _ in range(times):
+            assert twin.store.__enter__() is twin.store
+        twin.level += times
+        return multiple(*[twin] * times)
+
+    @rule(twin=consumes(contexts))
+    def leave(self, twin: Twin) -> None:
+        twin.level -= 1
+
+        def leave() -> None:
+            with contextlib.ExitStack() as stack:
+                stack.push(twin.store)
+
+        if twin.level and twin.ignore_inner_exits:
+            leave()
+        else:
+            self.commits(twin, leave)
+
+    @rule(
+        twin=consumes(contexts),
+        error=st.sampled_from([ValueError(), KeyboardInterrupt(), SystemExit()]),
+    )
+    def leave_by_exception(self, twin: Twin, error: BaseException) -> None:
+        twin.level -= 1
+        with pytest.raises(type(error)) as caught, contextlib.ExitStack() as stack:
+            stack.push(twin.store)
+            raise error
+        assert caught.value is error
+
+    @rule(value=st.none() | VALUES | st.sampled_from(['broken', 'folder']))
+    def change_from_outside(self, value: Any) -> None:
+        """Delete or replace the file, with a value or with what is none."""
+        if self.path.is_dir():
+            self.path.rmdir()
+        self.path.unlink(missing_ok=True)
+        self.content = None
+        if value == 'folder':
+            self.path.mkdir()
+        elif value is not None:
+            self.content = BROKEN if value == 'broken' else self.kind.encode(value)
+            self.path.write_bytes(self.content)
+
+    @invariant()
+    def the_file_is_as_it_should_be(self) -> None:
+        content = self.path.read_bytes() if self.path.is_file() else None
+        assert content == self.content
+        assert os.listdir(self.folder) == ['file'] * self.path.exists()
+
+    @invariant()
+    def the_stores_are_as_they_should_be(self) -> None:
+        for twin in self.opened:
+            assert twin.store.value == twin.value
+            assert twin.store.level == twin.level
+            assert twin.store.ignore_inner_exits is twin.ignore_inner_exits
+
+
+@pytest.mark.parametrize('kind', KINDS.values(), ids=KINDS.keys())
+def test_stores_and_their_file_do_what_a_plain_model_does(kind: Kind) -> None:
+    machine: type[Machine] = type('Machine', (Machine,), {'kind': kind})
+    steps = settings(max_examples=80, stateful_step_count=40, deadline=None)
+    run_state_machine_as_test(machine, settings=steps)
