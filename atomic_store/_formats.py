@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import importlib
 import json
 import pickle
@@ -317,20 +316,26 @@ def _is_standard(cls: type) -> bool:
 
 
 def _holds(value: Any, classes: set[type]) -> bool:
-    """Whether there is an instance of one of the classes in lists, tuples and dicts."""
-    seen: set[int] = set()
+    """Whether lists, tuples and dicts hold an instance of one of the classes."""
+    seen: dict[int, Any] = {}
     level = [value]
     while level:
         if not classes.isdisjoint(map(type, level)):
             return True
-        seen.update(map(id, level))
-        # What the garbage collector does not track has no items.
+        seen.update(zip(map(id, level), level, strict=True))
         level = [
             item
-            for item in filter(gc.is_tracked, gc.get_referents(*level))
+            for container in level
+            for item in _items(container)
             if isinstance(item, list | tuple | dict) and id(item) not in seen
         ]
     return False
+
+
+def _items(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return [item for _, item in value.items()]
+    return value if isinstance(value, list | tuple) else ()
 
 
 def find_format(format: Format) -> tuple[FileFormat, bool]:

@@ -169,7 +169,12 @@ arguments = st.fixed_dictionaries(
 def test_a_commit_writes_what_json_dump_writes(
     value: Any, kwargs: dict[str, Any]
 ) -> None:
-    assert committed(value, kwargs) == dumped(value, kwargs)
+    ours, theirs = committed(value, kwargs), dumped(value, kwargs)
+    if theirs is UnicodeEncodeError:
+        # json.dump() writes as it goes along, so it may find this before another error.
+        assert isinstance(ours, type)
+    else:
+        assert ours == theirs
 
 
 @pytest.mark.parametrize(
