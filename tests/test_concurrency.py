@@ -50,7 +50,7 @@ def test_threads_read_whole_values_while_threads_commit(
             store.commit()
         return 60
 
-    def read(seed: int) -> int:
+    def read() -> int:
         reads = 0
         while not all(writer.done() for writer in writers):
             _read(path)
@@ -59,7 +59,7 @@ def test_threads_read_whole_values_while_threads_commit(
 
     with ThreadPoolExecutor(6) as threads:
         writers = [threads.submit(commit, seed) for seed in range(4)]
-        readers = [threads.submit(read, seed) for seed in range(2)]
+        readers = [threads.submit(read) for _ in range(2)]
         commits = sum(writer.result() for writer in writers)
         reads = sum(reader.result() for reader in readers)
     assert reads
@@ -102,7 +102,7 @@ def test_processes_read_whole_values_while_writers_are_killed(tmp_path: Path) ->
             for process in readers + writers:
                 process.kill()
                 process.join()
-    os.close(report)
+            os.close(report)
     _read(path)
     assert os.listdir(tmp_path) == ['state.json']
     commits, new_values_read = reported.count(b'c'), reported.count(b'r')
