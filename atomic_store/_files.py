@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import stat
 import struct
 from collections.abc import Callable, Iterator
@@ -22,6 +23,16 @@ _O_TMPFILE: int | None = getattr(os, 'O_TMPFILE', None)
 # What open(2) answers to O_TMPFILE where the file system, the kernel, or an
 # emulation of it cannot do that.
 _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS}
+
+# What linkat(2) answers where hard links, or those to a file without a name, are not
+# to be had: by the file system, or by a policy as on Android.
+_NO_LINK = {
+    errno.EPERM,
+    errno.EACCES,
+    errno.EXDEV,
+    errno.EOPNOTSUPP,
+    errno.ENOSYS,
+}
 
 # What a process gets that may not set an owner or an attribute, or whose file
 # system has no such thing. EINVAL: the user or group has no number in this user
@@ -84,11 +95,15 @@ class _Replacement(AtomicWriter):
     def __init__(self, path: str, is_binary: bool) -> None:
         target = _follow_links(path)
         if is_binary:
-            super().__init__(target, 'wb', overwrite=True)
+            super().__init__(target, 'wb')
         else:
-            super().__init__(target, 'w', overwrite=True, **_TEXT)
+            super().__init__(target, 'w', **_TEXT)  # type: ignore[arg-type]
         self._folder = os.path.dirname(target)
         self._old = _metadata(target)
+        # A new file gets what open() gives it: the kernel applies the umask, or the
+        # folder's default ACL. One that is to become like an old file is closed to
+        # everybody else until it has the old one's permissions.
+        self._first_mode = 0o666 if self._old is None else 0o600
 
     def get_fileobject(self, **kwargs: Any) -> IO[Any]:  # type: ignore[override]
         if hasattr(os, 'O_DIRECTORY'):
@@ -101,42 +116,62 @@ class _Replacement(AtomicWriter):
 
     def _create(self, folder: str, flags: int) -> int:
         """Create the temporary file, without a name if that can be."""
-        # A new file gets what open() gives it: the kernel applies the umask, or the
-        # folder's default ACL. One that is to become like an old file is closed to
-        # everybody else until it has the old one's permissions.
-        mode = 0o666 if self._old is None else 0o600
         # A name can be given to the file later only through /proc.
         if _O_TMPFILE is not None and os.path.exists('/proc/self/fd'):
             try:
-                unnamed = flags & ~(os.O_CREAT | os.O_TRUNC) | _O_TMPFILE
-                return os.open(folder, unnamed, mode)
+                return os.open(folder, _O_TMPFILE | os.O_RDWR, self._first_mode)
             except OSError as error:
                 if error.errno not in _NO_TMPFILE:
                     raise
         self._temporary = self._new_name()
-        return os.open(self._temporary, flags | os.O_EXCL, mode)
+        return self._create_named(self._temporary, flags)
+
+    def _create_named(self, name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_EXCL, self._first_mode)
 
     def _new_name(self) -> str:
         # Short, so that it fits beside a name as long as the file system allows.
         return os.path.join(self._folder, f'.atomic_store-{os.urandom(16).hex()}.tmp')
 
     def sync(self, f: IO[Any]) -> None:
+        """Sync the file and, if it has no name, let it take the old one's place.
+
+        It would be gone once it is closed, which AtomicWriter does before it commits.
+        """
         f.flush()
-        # As it is now, since writing may have taken long.
+        self._complete(f)
+        if self._temporary is None:
+            self._temporary = name = self._new_name()
+            # os.link() follows /proc/self/fd/N only when it uses linkat(2), which
+            # takes a directory's descriptor: any one, as both paths are absolute.
+            source = f'/proc/self/fd/{f.fileno()}'
+            try:
+                os.link(source, name, src_dir_fd=f.fileno(), follow_symlinks=True)
+            except OSError as error:
+                if error.errno not in _NO_LINK:
+                    raise
+                self._copy(f, name)
+            self._take_place(name)
+
+    def _complete(self, f: IO[Any]) -> None:
+        # As the old file is now, since writing may have taken long.
         old = _metadata(self._path) or self._old
         if old is not None:
             # After the last write, because a write takes away the set-user-ID bit and
             # file capabilities (chmod(2), capabilities(7)).
             _restore(f.fileno(), old)
         super().sync(f)
-        if self._temporary is None:
-            # A file without a name is gone once it is closed, so its turn is now.
-            # os.link() follows /proc/self/fd/N only when it uses linkat(2), which
-            # takes a directory's descriptor: any one, as both paths are absolute.
-            self._temporary = name = self._new_name()
-            source = f'/proc/self/fd/{f.fileno()}'
-            os.link(source, name, src_dir_fd=f.fileno(), follow_symlinks=True)
-            self._take_place(name)
+
+    def _copy(self, f: IO[Any], name: str) -> None:
+        """Make a file with a name of the one without."""
+        with (
+            open(f.fileno(), 'rb', closefd=False) as source,
+            open(name, 'wb', opener=self._create_named) as copy,
+        ):
+            source.seek(0)
+            shutil.copyfileobj(source, copy)
+            copy.flush()
+            self._complete(copy)
 
     def commit(self, f: IO[Any]) -> None:
         if self._temporary is not None:
@@ -185,17 +220,27 @@ class _Opened(NamedTuple):
 
 def _follow_links(path: str) -> str:
     """Return the path of the file itself, which is replaced in its own folder."""
+    target = path
     for _ in range(40):  # as far as Linux follows (path_resolution(7))
         try:
-            link = os.readlink(path)
-        except FileNotFoundError:
-            return path
+            link = os.readlink(target)
         except OSError as error:
-            if error.errno != errno.EINVAL:  # which it is if this is no link
+            # EINVAL: this is no link.
+            if error.errno not in (errno.EINVAL, errno.ENOENT):
                 raise
-            return path
-        path = os.path.join(os.path.dirname(path), link)
-    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+            break
+        target = os.path.join(os.path.dirname(target), link)
+    else:
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+    if target != path:
+        # By itself the kernel follows no link that somebody may have planted (proc(5),
+        # fs.protected_symlinks), and some that have no path (proc(5), /proc/pid/fd).
+        try:
+            os.stat(path)
+        except FileNotFoundError:
+            return target  # which is to be created
+        os.stat(target)
+    return target
 
 
 def _metadata(path: str) -> _Metadata | None:
@@ -209,8 +254,12 @@ def _metadata(path: str) -> _Metadata | None:
                 errno.EINVAL, 'Not a regular file, so it is not replaced', path
             )
         attributes = _attributes(path)
+        # Permission bits of one moment mean something else with the ACL of another.
+        is_steady = os.stat(path).st_ctime_ns == status.st_ctime_ns
     except FileNotFoundError:
         return None
+    if not is_steady:
+        return _metadata(path)
     return _Metadata(
         stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, attributes
     )

@@ -54,7 +54,7 @@ class AbstractFormatFile:
         NotImplementedError
             Unless overridden.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f'{type(self).__name__} does not override dump')
 
     def load(self, file: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Read a value from a file.
@@ -76,7 +76,7 @@ class AbstractFormatFile:
         NotImplementedError
             Unless overridden.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f'{type(self).__name__} does not override load')
 
 
 class AbstractFormatBstr:
@@ -122,7 +122,7 @@ class AbstractFormatBstr:
         NotImplementedError
             Unless overridden.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f'{type(self).__name__} does not override dumps')
 
     def loads(self, data: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Turn a string into a value.
@@ -144,7 +144,7 @@ class AbstractFormatBstr:
         NotImplementedError
             Unless overridden.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f'{type(self).__name__} does not override loads')
 
 
 # What the functions take is between the format and the keyword arguments that it is
@@ -235,109 +235,6 @@ class WrapBinaryFormat(AbstractFormatFile):
         return self.format_bstr.loads(file.read(), **kwargs)
 
 
-class _Json(AbstractFormatFile):
-    """JSON as the standard library writes it, sooner."""
-
-    def __repr__(self) -> str:
-        return 'json'
-
-    def dump(
-        self, value: Any, file: IO[str], /, *, cls: Any = None, **kwargs: Any
-    ) -> None:
-        encoder = partial(_json_encoder, json.JSONEncoder if cls is None else cls)
-        json.dump(value, file, cls=encoder, **kwargs)  # type: ignore[arg-type]
-
-    def load(self, file: IO[str], /, **kwargs: Any) -> Any:
-        return json.load(file, **kwargs)
-
-
-def _json_encoder(cls: Callable[..., Any], **kwargs: Any) -> Any:
-    """Make the encoder for `json.dump`, which by itself has no use for the C one.
-
-    It asks `iterencode` for the text a piece at a time, and only `json.dumps` asks
-    for all at once, which is what the C encoder is for (Lib/json/encoder.py).
-    """
-    encoder = cls(**kwargs)
-    if getattr(encoder.iterencode, '__func__', None) is json.JSONEncoder.iterencode:
-        return SimpleNamespace(iterencode=partial(_iterencode_at_once, encoder))
-    return encoder
-
-
-def _iterencode_at_once(encoder: json.JSONEncoder, value: Any) -> Iterable[str]:
-    """Encode all at once, unless that would come to something else.
-
-    `json.dump` asks a list, tuple or dict whether it is empty, the C encoder looks for
-    itself. A dict that makes its items when it is asked for them is `{}` to it.
-    """
-    default = getattr(encoder.default, '__func__', None)
-    may_ask_default = default is not json.JSONEncoder.default
-    classes = _classes_that_tell_their_size()
-    if classes and (may_ask_default or _holds(value, classes)):
-        return encoder.iterencode(value)
-    try:
-        return encoder.iterencode(value, _one_shot=True)
-    except Exception:
-        # The C encoder takes no proxies, and goes less deep in Python 3.12. What
-        # `default` gives it may not give again.
-        if may_ask_default:
-            raise
-        return encoder.iterencode(value)
-
-
-def _classes_that_tell_their_size() -> set[type]:
-    # Looking through all classes is much quicker than looking through the value,
-    # which has to be done only where there is one.
-    found = set()
-    for kind in (list, tuple, dict):
-        classes: list[type] = [kind]
-        for cls in classes:
-            classes += type.__subclasses__(cls)  # and then theirs, in the same loop
-            if _tells_its_size(cls, kind) and not _is_standard(cls):
-                found.add(cls)
-    return found
-
-
-def _tells_its_size(cls: Any, kind: Any) -> bool:
-    return (
-        cls.__len__ is not kind.__len__
-        # Items that are not in memory; those of a dict come from its items().
-        or (cls.__iter__ is not kind.__iter__ and kind is not dict)
-        # The attribute may be its metaclass's.
-        or (
-            hasattr(cls, '__bool__') and any('__bool__' in vars(c) for c in cls.__mro__)
-        )
-    )
-
-
-def _is_standard(cls: type) -> bool:
-    # The standard library's come to the same in both encoders.
-    package = cls.__module__.partition('.')[0]
-    return package in sys.stdlib_module_names and package != 'builtins'
-
-
-def _holds(value: Any, classes: set[type]) -> bool:
-    """Whether lists, tuples and dicts hold an instance of one of the classes."""
-    seen: dict[int, Any] = {}
-    level = [value]
-    while level:
-        if not classes.isdisjoint(map(type, level)):
-            return True
-        seen.update(zip(map(id, level), level, strict=True))
-        level = [
-            item
-            for container in level
-            for item in _items(container)
-            if isinstance(item, list | tuple | dict) and id(item) not in seen
-        ]
-    return False
-
-
-def _items(value: Any) -> Iterable[Any]:
-    if isinstance(value, dict):
-        return [item for _, item in value.items()]
-    return value if isinstance(value, list | tuple) else ()
-
-
 def find_format(format: Format) -> tuple[FileFormat, bool]:
     """Return an object with `dump` and `load`, and whether it wants a binary store."""
     found: Any = format
@@ -381,3 +278,121 @@ def _named_format(name: str) -> Any:
 
 def _has(format: Any, *names: str) -> bool:
     return all(callable(getattr(format, name, None)) for name in names)
+
+
+class _Json(AbstractFormatFile):
+    """JSON as the standard library writes it, sooner."""
+
+    def __repr__(self) -> str:
+        return 'json'
+
+    def dump(
+        self, value: Any, file: IO[str], /, *, cls: Any = None, **kwargs: Any
+    ) -> None:
+        encoder = partial(_json_encoder, json.JSONEncoder if cls is None else cls)
+        json.dump(value, file, cls=encoder, **kwargs)  # type: ignore[arg-type]
+
+    def load(self, file: IO[str], /, **kwargs: Any) -> Any:
+        return json.load(file, **kwargs)
+
+
+def _json_encoder(cls: Callable[..., Any], **kwargs: Any) -> Any:
+    """Make the encoder for `json.dump`, which by itself has no use for the C one.
+
+    It asks `iterencode` for the text a piece at a time, and only `json.dumps` asks
+    for all at once, which is what the C encoder is for (Lib/json/encoder.py).
+    """
+    encoder = cls(**kwargs)
+    if getattr(encoder.iterencode, '__func__', None) is json.JSONEncoder.iterencode:
+        return SimpleNamespace(iterencode=partial(_iterencode_at_once, encoder))
+    return encoder
+
+
+def _iterencode_at_once(encoder: json.JSONEncoder, value: Any) -> Iterable[str]:
+    """Encode all at once, unless that would come to something else.
+
+    `json.dump` asks a list, tuple or dict whether it is empty, the C encoder looks for
+    itself. A dict that makes its items when it is asked for them is `{}` to it.
+    """
+    default = encoder.default
+    has_default = getattr(default, '__func__', None) is not json.JSONEncoder.default
+    classes = _classes_that_tell_their_size()
+    if classes and (has_default or _holds(value, classes)):
+        return encoder.iterencode(value)
+
+    def default_for_no_proxy(unknown: Any) -> Any:
+        if isinstance(unknown, str | int | float | list | tuple | dict):
+            raise _ProxyError
+        return default(unknown)
+
+    try:
+        if has_default:
+            encoder.default = default_for_no_proxy  # type: ignore[assignment,method-assign]
+        return encoder.iterencode(value, _one_shot=True)
+    except Exception as error:
+        # The C encoder takes no proxies, and goes less deep in Python 3.12. What
+        # `default` gives it may not give again.
+        if has_default and not isinstance(error, _ProxyError):
+            raise
+    finally:
+        encoder.default = default  # type: ignore[method-assign]
+    return encoder.iterencode(value)
+
+
+class _ProxyError(Exception):
+    """An object says to be of a class that JSON knows, and the C encoder looks closer."""
+
+
+def _classes_that_tell_their_size() -> set[type]:
+    # Looking through all classes is much quicker than looking through the value,
+    # which has to be done only where there is one.
+    found = set()
+    for kind in (list, tuple, dict):
+        classes: list[type] = [kind]
+        for cls in classes:
+            classes += type.__subclasses__(cls)  # and then theirs, in the same loop
+            if _tells_its_size(cls, kind) and not _is_standard(cls):
+                found.add(cls)
+    return found
+
+
+def _tells_its_size(cls: Any, kind: Any) -> bool:
+    return (
+        cls.__len__ is not kind.__len__
+        # Items that are not in memory; those of a dict come from its items().
+        or (cls.__iter__ is not kind.__iter__ and kind is not dict)
+        # The attribute may be its metaclass's.
+        or (
+            hasattr(cls, '__bool__') and any('__bool__' in vars(c) for c in cls.__mro__)
+        )
+    )
+
+
+def _is_standard(cls: type) -> bool:
+    # The standard library's come to the same in both encoders.
+    package = str(cls.__module__).partition('.')[0]
+    return package in sys.stdlib_module_names and package != 'builtins'
+
+
+def _holds(value: Any, classes: set[type]) -> bool:
+    """Whether lists, tuples and dicts hold an instance of one of the classes."""
+    seen: dict[int, Any] = {}
+    level = [value]
+    while level:
+        if not classes.isdisjoint(map(type, level)):
+            return True
+        seen.update(zip(map(id, level), level, strict=True))
+        level = [
+            item
+            for container in level
+            for item in _items(container)
+            if isinstance(item, list | tuple | dict) and id(item) not in seen
+        ]
+    return False
+
+
+def _items(container: Any) -> Iterable[Any]:
+    # Of a proxy there are none: its own items are not to be used up here.
+    if issubclass(type(container), dict):
+        return dict.values(container)
+    return container if issubclass(type(container), list | tuple) else ()

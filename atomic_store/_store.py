@@ -97,10 +97,11 @@ def open(
 
 
 class AtomicStore:
-    """A value in memory and the file that it is committed to, as made by `open`.
+    """A value in memory and the file that it is committed to. Made by `open`.
 
-    As a context manager it commits when the block is left normally, and does not
-    when it is left by an exception. Contexts may be nested; see `ignore_inner_exits`.
+    A ``with`` block commits when it is left normally, whether or not the value has
+    changed, and does not when it is left by an exception. Blocks may be nested; see
+    `ignore_inner_exits`.
 
     There is no lock. Of two stores on one path, each commit is whole, and the later
     one wins.
@@ -125,9 +126,13 @@ class AtomicStore:
     value : object
         The value: what was loaded, until it is changed or replaced.
     level : int
-        How many contexts are open.
-    path, format, is_binary, load_kwargs, dump_kwargs, ignore_inner_exits
-        As given. Each may be assigned; the next commit goes by it.
+        How many ``with`` blocks are open.
+    path
+        The file, as it was given. A relative path means the file that it meant when it
+        was given or assigned.
+    format, is_binary, load_kwargs, dump_kwargs, ignore_inner_exits
+        As in the parameters of this class, which are what `open` makes of its own. Each
+        may be assigned; the next commit goes by it.
 
     Raises
     ------
@@ -204,7 +209,7 @@ class AtomicStore:
 
         The file holds the whole old value until it holds the whole new one, and when
         this has returned, the new one survives a power cut. May be called as often as
-        needed, in contexts and outside, and again after it has failed.
+        needed, in ``with`` blocks and outside, and again after it has failed.
 
         Raises
         ------
@@ -234,7 +239,9 @@ class AtomicStore:
             raise
 
     def _dump(self, file: IO[Any]) -> None:
-        self.format.dump(self.value, file, **(self.dump_kwargs or {}))
+        returned = self.format.dump(self.value, file, **(self.dump_kwargs or {}))
+        if isinstance(returned, str | bytes) and returned and not file.tell():
+            raise TypeError('dump has returned the content instead of writing it')
 
     def _load(self, default: Any) -> Any:
         try:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Generator
+from typing import Any
 
 import pytest
 
@@ -25,11 +28,35 @@ def pytest_runtest_makereport(
     return report
 
 
-@pytest.fixture(params=['unnamed', 'named'])
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    if report.skipped and collector.config.getoption('--no-skips'):
+        report.outcome = 'failed'
+    return report
+
+
+@pytest.fixture(params=['unnamed', 'named', 'copied'])
 def temporary_file(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> str:
-    """Run the test with both kinds of temporary file."""
+    """Run the test with each kind of temporary file.
+
+    One without a name is copied where hard links are refused, as on Android. No file
+    system of the tests does that, so there the function does.
+    """
+
+    link = os.link
+
+    def link_what_has_a_name(source: Any, name: Any, **kwargs: Any) -> None:
+        if str(source).startswith('/proc/'):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        link(source, name, **kwargs)
+
     if request.param == 'named':
         monkeypatch.setattr(_files, '_O_TMPFILE', None)
+    elif request.param == 'copied':
+        monkeypatch.setattr(os, 'link', link_what_has_a_name)
     return str(request.param)

@@ -104,6 +104,37 @@ def test_a_circular_value_leaves_the_file_alone(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize('content', ['returned', b'returned'])
+def test_a_dump_that_returns_what_it_should_write_is_an_error(
+    tmp_path: Path, content: str | bytes
+) -> None:
+    class Returns(atomic_store.AbstractFormatFile):
+        def dump(self, value: Any, file: Any) -> str | bytes:
+            return content
+
+        def load(self, file: Any) -> Any:
+            return file.read()
+
+    path = tmp_path / 'store'
+    path.write_text('old')
+    store = atomic_store.open(path, format=Returns())
+    with pytest.raises(TypeError, match='instead of writing it') as raised:
+        store.commit()
+    assert notes(raised.value) == [f"while committing '{path}'"]
+    assert path.read_text() == 'old'
+
+
+def test_a_dump_may_return_what_it_has_written(tmp_path: Path) -> None:
+    class Both(atomic_store.AbstractFormatFile):
+        def dump(self, value: bytes, file: Any) -> bytes:
+            file.write(value)
+            return value
+
+    store = atomic_store.open(tmp_path / 'store', b'value', Both)
+    store.commit()
+    assert (tmp_path / 'store').read_bytes() == b'value'
+
+
 def test_an_interrupt_in_the_format_passes_as_it_is(tmp_path: Path) -> None:
     class Interrupted(atomic_store.AbstractFormatBstr):
         def dumps(self, value: Any) -> bytes:

@@ -326,7 +326,10 @@ def test_the_wrong_kind_of_file_is_a_type_error_that_names_is_binary(
     store.path = path
     store.is_binary = not store.is_binary
     error = kept(store, path, TypeError)
-    assert any('is_binary' in note for note in error.__notes__)
+    assert error.__notes__[1] == (
+        f'the store has is_binary={store.is_binary}: '
+        f'does the format need is_binary={not store.is_binary}?'
+    )
 
 
 def test_importing_the_package_imports_no_format_but_the_standard_librarys(

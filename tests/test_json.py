@@ -58,6 +58,10 @@ class Suit(enum.StrEnum):
     HEARTS = '♥'
 
 
+class Range(tuple[int, int], enum.Enum):  # whose metaclass has a __bool__
+    SMALL = (1, 2)
+
+
 class Point(NamedTuple):
     x: Any
     y: Any
@@ -298,6 +302,32 @@ def default_gives_one_in_the_dict_of_an_object() -> Case:
     return [holder], {'default': vars}
 
 
+def a_proxy_and_a_default() -> Case:
+    (proxy,), _ = a_proxy()
+    return [Unknown(), proxy], {'default': lambda o: f'default of {type(o).__name__}'}
+
+
+def a_class_of_no_module() -> Case:
+    class Own(dict[str, int]):
+        __module__ = None  # type: ignore[assignment]
+
+        def __len__(self) -> int:
+            return 1
+
+    return [Own()], {}
+
+
+def a_dict_that_gives_its_items_once() -> Case:
+    class Once(dict[str, int]):
+        once = iter([('a', 1)])
+
+        def items(self) -> Any:
+            return self.once
+
+    a_list_that_makes_its_items()
+    return [Once(a=0)], {}
+
+
 def a_proxy() -> Case:
     class Proxy:
         __class__ = dict  # type: ignore[assignment]
@@ -328,6 +358,9 @@ def separators_that_are_never_used() -> Case:
         'default_gives_one_after_what_it_can_give_but_once',
         'default_gives_one_in_the_dict_of_an_object',
         'a_proxy',
+        'a_proxy_and_a_default',
+        'a_class_of_no_module',
+        'a_dict_that_gives_its_items_once',
         'separators_that_are_never_used',
     ],
 )

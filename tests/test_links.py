@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support import root
+from support import linux, root
 
 import atomic_store
 
@@ -39,6 +39,18 @@ LINKS: dict[str, list[tuple[str, str]]] = {
         ('links/state', 'folder/../files/state'),
     ],
 }
+
+
+@linux
+def test_a_link_to_a_file_that_has_no_path_any_more_is_refused(tmp_path: Path) -> None:
+    with open(tmp_path / 'deleted', 'w+') as file:
+        file.write('"old"')
+        file.flush()
+        store = atomic_store.open(f'/proc/self/fd/{file.fileno()}')
+        (tmp_path / 'deleted').unlink()
+        with pytest.raises(FileNotFoundError):
+            store.commit()
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize('dangling', [False, True], ids=['', 'dangling'])

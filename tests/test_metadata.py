@@ -288,6 +288,19 @@ def test_attributes_are_not_kept_where_they_cannot_be_read(folder: Path) -> None
     assert metadata(folder / 'state.json') == (0o600, BOB, BOB, {})
 
 
+def test_what_lies_in_the_way_of_the_temporary_file_is_not_written_to(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = a_store(folder)
+    (folder / 'other').write_text('other')
+    monkeypatch.setattr(os, 'urandom', bytes)
+    (folder / f'.atomic_store-{"0" * 32}.tmp').symlink_to('other')
+    with pytest.raises(FileExistsError):
+        store.commit()
+    assert (folder / 'other').read_text() == 'other'
+    assert (folder / 'state.json').read_text() == '"old"'
+
+
 def test_permissions_that_change_during_a_commit_are_kept(folder: Path) -> None:
     path = folder / 'state.json'
     store = a_store(folder, 0o644)
@@ -384,6 +397,39 @@ def test_nobody_gains_access_where_owner_and_group_cannot_be_kept(
     )
     assert {path.read_text() for path in folder.iterdir()} == {'"new"'}
     assert access(folder) - before == set()
+    modes = [path.stat().st_mode & 0o700 for path in folder.iterdir()]
+    assert modes == [0o600] * len(stores)  # the owner's are not lost
+
+
+@root
+def test_a_list_is_narrowed_to_what_all_but_its_users_may(folder: Path) -> None:
+    entries = f'u::rw- u:{CAROL}:rwx g::rwx g:{INTERNS}:rw- m::rw- o::r-x'
+    store = a_store(folder, None, ALICE, TEAM, {ACCESS: acl(entries)})
+    in_child(store.commit, uid=BOB)
+    narrowed = acl(f'u::rw- u:{CAROL}:rwx g::r-- g:{INTERNS}:rw- m::rw- o::r--')
+    expected = (0o664, BOB, BOB, {ACCESS: narrowed})
+    assert metadata(folder / 'state.json') == expected
+
+
+def test_a_list_that_goes_between_two_looks_opens_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = folder / 'state.json'
+    entries = acl(f'u::rw- u:{CAROL}:rw- g::--- m::rw- o::---')
+    store = a_store(folder, None, attributes={ACCESS: entries})
+    listxattr, looks = os.listxattr, []
+
+    def remove_before_the_second_look(file: Any) -> list[str]:
+        looks.append(file)
+        if looks.count(str(path)) == 2 and ACCESS in listxattr(path):
+            os.removexattr(path, ACCESS)
+            path.chmod(0o600)  # as setfacl -b does: the group's own permissions
+        return listxattr(file)
+
+    monkeypatch.setattr(os, 'listxattr', remove_before_the_second_look)
+    store.commit()
+    assert looks.count(str(path)) == 3
+    assert metadata(path) == (0o600, path.stat().st_uid, path.stat().st_gid, {})
 
 
 def seen_at_every_step(folder: Path, commit: Callable[[], None]) -> list[Any]:
@@ -445,7 +491,7 @@ def test_the_temporary_file_has_no_name_or_is_hidden_and_says_whose_it_is(
     )
     store.commit()
     names = [path.name for path in seen if path.name != 'state.json']
-    if temporary_file == 'unnamed':
+    if temporary_file != 'named':
         assert names == []
     else:
         assert [name.startswith('.atomic_store-') for name in names] == [True]

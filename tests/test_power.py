@@ -156,12 +156,6 @@ def _commit_on(folder: Path, writer: int, report: int) -> None:
         os.write(report, bytes([writer]))
 
 
-def _wait_until_stopped(writers: list[int]) -> None:
-    for writer in writers:
-        _, status = os.waitpid(writer, os.WUNTRACED)
-        assert os.WIFSTOPPED(status), 'a writer has failed'
-
-
 def _copy(disk: Path, device: str, copy: Path, tally: Counter[str]) -> None:
     """Copy what the device was sent, at a moment when it is sent nothing."""
     # Of the counters, the ninth is the number of requests under way, the others are
