@@ -428,7 +428,7 @@ def test_a_list_that_goes_between_two_looks_opens_nothing(
 
     monkeypatch.setattr(os, 'listxattr', remove_before_the_second_look)
     store.commit()
-    assert looks.count(str(path)) == 3
+    assert looks.count(str(path)) > 2
     assert metadata(path) == (0o600, path.stat().st_uid, path.stat().st_gid, {})
 
 
