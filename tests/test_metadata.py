@@ -30,6 +30,8 @@ TEAM, INTERNS = 70010, 70020
 USER = BOB if os.geteuid() == 0 else None
 
 ACCESS, DEFAULT = 'system.posix_acl_access', 'system.posix_acl_default'
+# CAP_NET_BIND_SERVICE, permitted and effective (linux/capability.h).
+CAPABILITY = struct.pack('<5I', 0x02000001, 1 << 10, 0, 0, 0)
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -143,8 +145,7 @@ def test_attributes_of_the_system_are_kept_by_root(folder: Path) -> None:
     attributes = {
         'trusted.note': b'for root only',
         'security.note': b'any',
-        # CAP_NET_BIND_SERVICE, permitted and effective (linux/capability.h).
-        'security.capability': struct.pack('<5I', 0x02000001, 1 << 10, 0, 0, 0),
+        'security.capability': CAPABILITY,
     }
     a_store(folder, 0o755, ALICE, TEAM, attributes).commit()
     assert metadata(folder / 'state.json') == (0o755, ALICE, TEAM, attributes)
@@ -314,6 +315,13 @@ def test_permissions_that_change_during_a_commit_are_kept(folder: Path) -> None:
     assert (metadata(path)[0], path.read_text()) == (0o600, 'new')
 
 
+@root
+def test_attributes_are_not_kept_where_they_cannot_be_set(folder: Path) -> None:
+    store = a_store(folder, 0o644, ALICE, TEAM, {'security.capability': CAPABILITY})
+    in_child(store.commit, uid=BOB)
+    assert metadata(folder / 'state.json') == (0o644, BOB, BOB, {})
+
+
 # Nobody gains access
 
 
@@ -403,11 +411,11 @@ def test_nobody_gains_access_where_owner_and_group_cannot_be_kept(
 
 @root
 def test_a_list_is_narrowed_to_what_all_but_its_users_may(folder: Path) -> None:
-    entries = f'u::rw- u:{CAROL}:rwx g::rwx g:{INTERNS}:rw- m::rw- o::r-x'
+    entries = f'u::-w- u:{CAROL}:rwx g::rwx g:{INTERNS}:rw- m::rw- o::r-x'
     store = a_store(folder, None, ALICE, TEAM, {ACCESS: acl(entries)})
     in_child(store.commit, uid=BOB)
-    narrowed = acl(f'u::rw- u:{CAROL}:rwx g::r-- g:{INTERNS}:rw- m::rw- o::r--')
-    expected = (0o664, BOB, BOB, {ACCESS: narrowed})
+    narrowed = acl(f'u::-w- u:{CAROL}:rwx g::r-- g:{INTERNS}:rw- m::rw- o::r--')
+    expected = (0o264, BOB, BOB, {ACCESS: narrowed})
     assert metadata(folder / 'state.json') == expected
 
 
@@ -458,7 +466,14 @@ def seen_at_every_step(folder: Path, commit: Callable[[], None]) -> list[Any]:
     [
         pytest.param(0o640, None, USER, id='own file'),
         pytest.param(0o640, None, None, id="another's, by root", marks=root),
-        pytest.param(0o640, None, BOB, id="another's", marks=root),
+        pytest.param(0o664, None, DAVE, id="another's", marks=root),
+        pytest.param(
+            None,
+            f'u::rw- u:{CAROL}:r-- g::r-- m::r-- o::r-x',
+            DAVE,
+            id="another's, with a list",
+            marks=root,
+        ),
         pytest.param(
             None, f'u::rw- u:{CAROL}:r-- g::--- m::r-- o::---', USER, id='list'
         ),
