@@ -302,6 +302,10 @@ def default_gives_one_in_the_dict_of_an_object() -> Case:
     return [holder], {'default': vars}
 
 
+def default_fails() -> Case:
+    return Unknown(), {'default': lambda o: 1 // 0}
+
+
 def a_proxy_and_a_default() -> Case:
     (proxy,), _ = a_proxy()
     return [Unknown(), proxy], {'default': lambda o: f'default of {type(o).__name__}'}
@@ -358,6 +362,7 @@ def separators_that_are_never_used() -> Case:
         'default_gives_one_after_what_it_can_give_but_once',
         'default_gives_one_in_the_dict_of_an_object',
         'a_proxy',
+        'default_fails',
         'a_proxy_and_a_default',
         'a_class_of_no_module',
         'a_dict_that_gives_its_items_once',
