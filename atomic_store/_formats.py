@@ -335,7 +335,8 @@ def _iterencode_at_once(encoder: json.JSONEncoder, value: Any) -> Iterable[str]:
         if has_default and not isinstance(error, _ProxyError):
             raise
     finally:
-        encoder.default = default  # type: ignore[method-assign]
+        if has_default:
+            encoder.default = default  # type: ignore[method-assign]
     return encoder.iterencode(value)
 
 

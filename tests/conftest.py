@@ -18,13 +18,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def _fail_if_skipped(
+    report: pytest.TestReport | pytest.CollectReport, config: pytest.Config
+) -> None:
+    if report.skipped and config.getoption('--no-skips'):
+        report.outcome = 'failed'
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    if report.skipped and item.config.getoption('--no-skips'):
-        report.outcome = 'failed'
+    _fail_if_skipped(report, item.config)
     return report
 
 
@@ -33,8 +39,7 @@ def pytest_make_collect_report(
     collector: pytest.Collector,
 ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     report = yield
-    if report.skipped and collector.config.getoption('--no-skips'):
-        report.outcome = 'failed'
+    _fail_if_skipped(report, collector.config)
     return report
 
 
