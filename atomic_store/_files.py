@@ -221,7 +221,7 @@ class _Opened(NamedTuple):
 def _follow_links(path: str) -> str:
     """Return the path of the file itself, which is replaced in its own folder."""
     target = path
-    for _ in range(40):  # as far as Linux follows (path_resolution(7))
+    for _ in range(41):  # Linux follows 40 (path_resolution(7)), the next is no link
         try:
             link = os.readlink(target)
         except OSError as error:

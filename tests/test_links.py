@@ -42,15 +42,19 @@ LINKS: dict[str, list[tuple[str, str]]] = {
 
 
 @linux
-def test_a_link_to_a_file_that_has_no_path_any_more_is_refused(tmp_path: Path) -> None:
-    with open(tmp_path / 'deleted', 'w+') as file:
+@pytest.mark.parametrize('name', ['a file', 'the file'])
+def test_a_link_to_a_file_that_has_no_path_any_more_is_refused(
+    tmp_path: Path, name: str
+) -> None:
+    with open(tmp_path / name, 'w+') as file:
         file.write('"old"')
         file.flush()
-        store = atomic_store.open(f'/proc/self/fd/{file.fileno()}')
-        (tmp_path / 'deleted').unlink()
+        (tmp_path / 'link').symlink_to(f'/proc/self/fd/{file.fileno()}')
+        store = atomic_store.open(tmp_path / 'link')
+        (tmp_path / name).unlink()
         with pytest.raises(FileNotFoundError):
             store.commit()
-    assert not list(tmp_path.iterdir())
+    assert os.listdir(tmp_path) == ['link']
 
 
 @pytest.mark.parametrize('dangling', [False, True], ids=['', 'dangling'])
@@ -97,6 +101,26 @@ def test_a_link_into_a_missing_folder_is_an_error_of_the_commit(folder: Path) ->
     (folder / 'missing').mkdir()
     store.commit()
     assert (folder / 'missing/state').read_text() == '"new"'
+
+
+@linux
+@pytest.mark.parametrize('dangling', [False, True], ids=['', 'dangling'])
+def test_a_chain_of_links_is_followed_as_far_as_the_kernel_does(
+    folder: Path, dangling: bool
+) -> None:
+    for number in range(1, 42):
+        (folder / f'links/{number}').symlink_to(str(number - 1))
+    if not dangling:
+        (folder / 'links/0').write_text('"old"')
+    too_long = atomic_store.open(folder / 'links/40', 'default')
+    too_long.path = folder / 'links/41'
+    with pytest.raises(OSError, match='41') as raised:
+        too_long.commit()
+    assert raised.value.errno == errno.ELOOP
+    with atomic_store.open(folder / 'links/40', 'default') as store:
+        store.value = 'new'
+    assert (folder / 'links/0').read_text() == '"new"'
+    assert not (folder / 'links/0').is_symlink()
 
 
 def test_a_loop_is_an_error_at_open_and_at_commit(folder: Path) -> None:
