@@ -36,11 +36,13 @@ _NO_LINK = {
 
 # What a process gets that may not set an owner or an attribute, or whose file
 # system has no such thing. EINVAL: the user or group has no number in this user
-# namespace (user_namespaces(7)). ENODATA: another process took the attribute away.
+# namespace (user_namespaces(7)). EOVERFLOW: nor has that of file capabilities
+# (security/commoncap.c in Linux). ENODATA: another process took the attribute away.
 _REFUSED = {
     errno.EPERM,
     errno.EACCES,
     errno.EINVAL,
+    errno.EOVERFLOW,
     errno.ENOTSUP,
     errno.ENOSYS,
     getattr(errno, 'ENODATA', errno.ENOTSUP),

@@ -253,6 +253,7 @@ def flags(path: Path) -> str:
 
 
 @root
+@pytest.mark.parametrize('group', [BOB, INTERNS])
 @pytest.mark.parametrize(
     ('mode', 'becomes'),
     [
@@ -265,18 +266,19 @@ def flags(path: Path) -> str:
     ],
 )
 def test_owner_and_group_are_not_kept_where_that_is_not_allowed(
-    folder: Path, mode: int, becomes: int
+    folder: Path, mode: int, becomes: int, group: int
 ) -> None:
     """Group and others keep what both had: who belongs to which has changed."""
     store = a_store(folder, mode, ALICE, TEAM)
-    in_child(store.commit, uid=BOB)
-    assert metadata(folder / 'state.json') == (becomes, BOB, BOB, {})
+    in_child(store.commit, uid=BOB, gid=group)
+    assert metadata(folder / 'state.json') == (becomes, BOB, group, {})
     assert (folder / 'state.json').read_text() == '"new"'
 
 
 @root
-def test_the_set_user_id_bit_goes_with_the_owner(folder: Path) -> None:
-    store = a_store(folder, 0o6755, ALICE, TEAM)
+@pytest.mark.parametrize('owner', [ALICE, EVE])
+def test_the_set_user_id_bit_goes_with_the_owner(folder: Path, owner: int) -> None:
+    store = a_store(folder, 0o6755, owner, TEAM)
     in_child(store.commit, uid=BOB, groups=[TEAM])
     assert metadata(folder / 'state.json') == (0o2755, BOB, TEAM, {})
 
@@ -373,6 +375,14 @@ def access(folder: Path) -> set[tuple[str, str, str]]:
 
 
 @root
+def test_capabilities_of_another_namespace_are_not_kept(folder: Path) -> None:
+    theirs = struct.pack('<6I', 0x03000001, 1 << 10, 0, 0, 0, ALICE)
+    store = a_store(folder, 0o640, BOB, BOB, {'security.capability': theirs})
+    in_child(lambda: in_a_namespace_without_others(store.commit), uid=BOB)
+    assert metadata(folder / 'state.json') == (0o640, BOB, BOB, {})
+
+
+@root
 @pytest.mark.parametrize('alone', [False, True], ids=['', 'alone'])
 @pytest.mark.parametrize(
     'entries',
@@ -411,30 +421,52 @@ def test_nobody_gains_access_where_owner_and_group_cannot_be_kept(
 
 @root
 def test_a_list_is_narrowed_to_what_all_but_its_users_may(folder: Path) -> None:
-    entries = f'u::-w- u:{CAROL}:rwx g::rwx g:{INTERNS}:rw- m::rw- o::r-x'
+    entries = f'u::-w- u:{CAROL}:-wx g::rwx g:{INTERNS}:rw- m::rw- o::r-x'
     store = a_store(folder, None, ALICE, TEAM, {ACCESS: acl(entries)})
     in_child(store.commit, uid=BOB)
-    narrowed = acl(f'u::-w- u:{CAROL}:rwx g::r-- g:{INTERNS}:rw- m::rw- o::r--')
+    narrowed = acl(f'u::-w- u:{CAROL}:-wx g::r-- g:{INTERNS}:rw- m::rw- o::r--')
     expected = (0o264, BOB, BOB, {ACCESS: narrowed})
     assert metadata(folder / 'state.json') == expected
 
 
+def take_the_list_away(path: Path) -> None:
+    os.removexattr(path, ACCESS)
+    path.chmod(0o600)  # as setfacl -b does: the group's own permissions
+
+
+def put_an_older_folder_there(path: Path) -> None:
+    path.parent.rename(path.parent.with_name('newer'))
+    path.parent.with_name('older').rename(path.parent)
+
+
+@pytest.mark.parametrize(
+    ('change', 'temporary_file'),
+    [
+        (take_the_list_away, 'unnamed'),
+        (take_the_list_away, 'named'),
+        (take_the_list_away, 'copied'),
+        (put_an_older_folder_there, 'unnamed'),
+    ],
+    indirect=['temporary_file'],
+)
 def test_a_list_that_goes_between_two_looks_opens_nothing(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None]
 ) -> None:
-    path = folder / 'state.json'
+    (folder / 'older').mkdir()
+    (folder / 'older/state.json').touch(0o600)
+    (folder / 'folder').mkdir()
+    path = folder / 'folder/state.json'
     entries = acl(f'u::rw- u:{CAROL}:rw- g::--- m::rw- o::---')
-    store = a_store(folder, None, attributes={ACCESS: entries})
+    store = a_store(path.parent, None, attributes={ACCESS: entries})
     listxattr, looks = os.listxattr, []
 
-    def remove_before_the_second_look(file: Any) -> list[str]:
+    def change_before_the_second_look(file: Any) -> list[str]:
         looks.append(file)
         if looks.count(str(path)) == 2 and ACCESS in listxattr(path):
-            os.removexattr(path, ACCESS)
-            path.chmod(0o600)  # as setfacl -b does: the group's own permissions
+            change(path)
         return listxattr(file)
 
-    monkeypatch.setattr(os, 'listxattr', remove_before_the_second_look)
+    monkeypatch.setattr(os, 'listxattr', change_before_the_second_look)
     store.commit()
     assert looks.count(str(path)) > 2
     assert metadata(path) == (0o600, path.stat().st_uid, path.stat().st_gid, {})
