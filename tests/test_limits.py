@@ -248,9 +248,11 @@ def test_an_immutable_file(tmp_path: Path) -> None:
 
 
 @contextmanager
-def mounted_without_o_tmpfile(source: Path, target: Path) -> Iterator[None]:
+def mounted_without_o_tmpfile(
+    source: Path, target: Path, *options: str
+) -> Iterator[None]:
     target.mkdir()
-    subprocess.run(['bindfs', source, target], check=True)
+    subprocess.run(['bindfs', *options, source, target], check=True)
     try:
         with pytest.raises(OSError, match=os.strerror(errno.EOPNOTSUPP)):
             os.open(target, os.O_TMPFILE | os.O_WRONLY)
@@ -276,6 +278,23 @@ def test_each_file_system_gets_the_kind_of_temporary_file_that_it_can(
         assert named_during_commit(plain)
         assert named_during_commit(other) == (temporary_file == 'named')
     assert os.listdir(tmp_path / 'source') == ['state.json']
+
+
+@root
+@command('bindfs')
+def test_a_file_system_that_sets_no_attributes(tmp_path: Path) -> None:
+    """The mode is kept nonetheless, since it means the same without them."""
+    (tmp_path / 'source').mkdir()
+    with mounted_without_o_tmpfile(
+        tmp_path / 'source', tmp_path / 'target', '--xattr-ro'
+    ):
+        store = a_store(tmp_path / 'target')
+        file = tmp_path / 'source/state.json'
+        file.chmod(0o640)
+        os.setxattr(file, 'user.note', b'any')
+        works(store)
+    assert file.stat().st_mode & 0o777 == 0o640
+    assert not os.listxattr(file)
 
 
 def hide_proc() -> None:
