@@ -390,7 +390,7 @@ def test_capabilities_of_another_namespace_are_not_kept(folder: Path) -> None:
         pytest.param(None, id='all modes'),
         pytest.param(f'u::rw- u:{CAROL}:r-- g::r-- m::r-- o::---', id='Carol may'),
         # Those who may not, although everybody else may:
-        pytest.param(f'u::rw- u:{CAROL}:--- g::r-- m::r-- o::r--', id='not Carol'),
+        pytest.param(f'u::rw- u:{CAROL}:--- g::r-x m::r-x o::r-x', id='not Carol'),
         pytest.param(f'u::rw- g::r-- g:{INTERNS}:--- m::r-- o::r--', id='not interns'),
         pytest.param(f'u::rw- u:{CAROL}:r-- g::r-- m::--- o::r--', id='not the team'),
         pytest.param(f'u::rw- g::rw- g:{INTERNS}:-wx m::rwx o::rwx', id='each other'),
@@ -420,13 +420,28 @@ def test_nobody_gains_access_where_owner_and_group_cannot_be_kept(
 
 
 @root
-def test_a_list_is_narrowed_to_what_all_but_its_users_may(folder: Path) -> None:
-    entries = f'u::-w- u:{CAROL}:-wx g::rwx g:{INTERNS}:rw- m::rw- o::r-x'
-    store = a_store(folder, None, ALICE, TEAM, {ACCESS: acl(entries)})
+@pytest.mark.parametrize(
+    ('group', 'interns', 'mask', 'others', 'common', 'mode'),
+    [
+        ('rwx', 'rw-', 'rw-', 'r-x', 'r--', 0o264),
+        ('-wx', 'r-x', 'rwx', 'rwx', '--x', 0o271),
+        ('rwx', 'rwx', '-w-', 'rwx', '-w-', 0o222),
+    ],
+)
+def test_a_list_is_narrowed_to_what_all_but_its_users_may(
+    folder: Path,
+    group: str,
+    interns: str,
+    mask: str,
+    others: str,
+    common: str,
+    mode: int,
+) -> None:
+    entries = f'u::-w- u:{CAROL}:-wx g::%s g:{INTERNS}:{interns} m::{mask} o::%s'
+    old, narrowed = acl(entries % (group, others)), acl(entries % (common, common))
+    store = a_store(folder, None, ALICE, TEAM, {ACCESS: old})
     in_child(store.commit, uid=BOB)
-    narrowed = acl(f'u::-w- u:{CAROL}:-wx g::r-- g:{INTERNS}:rw- m::rw- o::r--')
-    expected = (0o264, BOB, BOB, {ACCESS: narrowed})
-    assert metadata(folder / 'state.json') == expected
+    assert metadata(folder / 'state.json') == (mode, BOB, BOB, {ACCESS: narrowed})
 
 
 def take_the_list_away(path: Path) -> None:
@@ -543,3 +558,17 @@ def test_the_temporary_file_has_no_name_or_is_hidden_and_says_whose_it_is(
     else:
         assert [name.startswith('.atomic_store-') for name in names] == [True]
     assert os.listdir(folder) == ['state.json']
+
+
+def test_the_temporary_file_itself_takes_the_place_where_that_can_be(
+    folder: Path, temporary_file: str
+) -> None:
+    inodes: list[int] = []
+    store = a_store(folder)
+    store.format = SimpleNamespace(
+        dump=lambda value, file: inodes.append(os.fstat(file.fileno()).st_ino),
+        load=lambda file: None,
+    )
+    store.commit()
+    is_itself = inodes == [(folder / 'state.json').stat().st_ino]
+    assert is_itself == (temporary_file != 'copied')
