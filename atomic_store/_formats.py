@@ -1,7 +1,8 @@
-"""What a format is, and how one is found."""
+"""What a format is, how one is found, and JSON, which is written by the C encoder."""
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
 import pickle
@@ -172,6 +173,8 @@ Format = (
 class WrapBinaryFormat(AbstractFormatFile):
     """A format with `dump` and `load` made of one with `dumps` and `loads`.
 
+    `open` makes one by itself where it is needed.
+
     Parameters
     ----------
     format_bstr : module, class or instance
@@ -325,23 +328,23 @@ def _iterencode_at_once(encoder: json.JSONEncoder, value: Any) -> Iterable[str]:
             raise _ProxyError
         return default(unknown)
 
+    one_shot = encoder
+    if has_default:
+        one_shot = copy.copy(encoder)
+        one_shot.default = default_for_no_proxy  # type: ignore[assignment,method-assign]
     try:
+        return one_shot.iterencode(value, _one_shot=True)
+    except _ProxyError:
+        pass
+    except Exception:
         if has_default:
-            encoder.default = default_for_no_proxy  # type: ignore[assignment,method-assign]
-        return encoder.iterencode(value, _one_shot=True)
-    except Exception as error:
-        # The C encoder takes no proxies, and goes less deep in Python 3.12. What
-        # `default` gives it may not give again.
-        if has_default and not isinstance(error, _ProxyError):
-            raise
-    finally:
-        if has_default:
-            encoder.default = default  # type: ignore[method-assign]
+            raise  # what `default` has given it may not give again
+    # Python's own takes proxies, and goes deeper than the C encoder of Python 3.12.
     return encoder.iterencode(value)
 
 
 class _ProxyError(Exception):
-    """An object says to be of a class that JSON knows, and the C encoder looks closer."""
+    """An object says to be of a class that JSON knows, which the C encoder sees through."""
 
 
 def _classes_that_tell_their_size() -> set[type]:

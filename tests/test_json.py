@@ -189,6 +189,7 @@ KWARGS: list[dict[str, Any]] = [
     {'indent': 2},  # which CPython's C encoder does from 3.13 on
     {'cls': WithEncode},
     {'cls': WithArguments},
+    {'default': repr},
 ]
 
 
@@ -204,6 +205,8 @@ def check_the_c_encoder(number: int) -> None:
         'b': OrderedDict(c=Colour.RED),
     }
     kwargs = KWARGS[number]
+    if 'default' in kwargs:
+        value['c'] = Unknown
     try:
         json.dumps(value, **kwargs)
     except NameError:
@@ -388,6 +391,16 @@ def in_new_process(call: str) -> None:
 def check(case: Callable[[], Case]) -> None:
     ours, theirs = committed(*case()), dumped(*case())
     assert ours == theirs, (ours, theirs)
+
+
+def test_a_cls_may_give_the_same_encoder_each_time(tmp_path: Path) -> None:
+    encoder = WithDefault()
+    before = dict(vars(encoder))
+    kwargs = {'cls': lambda **kwargs: encoder}
+    store = atomic_store.open(tmp_path / 'store', [b'1'], dump_kwargs=kwargs)
+    store.commit()
+    assert (tmp_path / 'store').read_bytes() == dumped([b'1'], kwargs)
+    assert vars(encoder) == before
 
 
 def test_a_value_may_be_as_deep_as_json_dump_allows() -> None:
