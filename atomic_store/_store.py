@@ -10,8 +10,13 @@ from typing import IO, Any, Self
 from . import _files
 from ._formats import FileFormat, Format, find_format
 
-# What the interpreter says when a file is handed the other kind of string.
-_MIXED_UP = re.compile("bytes-like object is required, not 'str'|must be str, not byte")
+# What the interpreter says when a file or a format is handed the other kind of string,
+_MIXED_UP = re.compile(
+    "bytes-like object is required, not 'str'|must be str, not byte|in binary mode"
+    "|'str' object has no attribute 'decode'|'bytes' object has no attribute 'encode'"
+)
+# and when a format is called as the store does, but takes more.
+_MISSING = re.compile('missing .* required .* argument')
 
 StrOrBytesPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
@@ -32,7 +37,7 @@ def open(
     Parameters
     ----------
     path : str, bytes or os.PathLike
-        The file. Its folder need not exist before the first commit.
+        The file. Its folder is not created; it may be missing until the first commit.
     default : object, optional
         The value if the file does not exist: this very object, not a copy.
     format : str, module, class or instance, optional
@@ -45,12 +50,14 @@ def open(
         - ``'bson'``: the package of that name, the standalone one or PyMongo's;
         - anything with ``dump(value, file)`` and ``load(file)``, or with
           ``dumps(value)`` and ``loads(data)``, or with ``encode(value)`` and
-          ``decode(data)``. The first of these pairs that it has is used. A subclass
-          of `AbstractFormatFile` or `AbstractFormatBstr` may be given as an instance
-          or as a class, which is then called without arguments.
+          ``decode(data)``. The first of these pairs that it has is used. Of a class,
+          these must be static or class methods, except of a subclass of
+          `AbstractFormatFile` or `AbstractFormatBstr`, which is called without
+          arguments to make an instance.
     is_binary : bool, optional
         Whether the format works on ``bytes`` rather than on ``str``. By default it does,
-        unless it is JSON. Text is UTF-8, and no line ending is translated.
+        unless it is JSON; PyYAML, for one, needs ``False``. Text is UTF-8, and no line
+        ending is translated.
     load_kwargs, dump_kwargs : dict, optional
         Keyword arguments for each call of the format's function that loads or dumps.
     ignore_inner_exits : bool, optional
@@ -97,11 +104,11 @@ def open(
 
 
 class AtomicStore:
-    """A value in memory and the file that it is committed to. Made by `open`.
+    """A value in memory and the file that it is committed to. Call `open` to get one.
 
     A ``with`` block commits when it is left normally, whether or not the value has
-    changed, and does not when it is left by an exception. Blocks may be nested; see
-    `ignore_inner_exits`.
+    changed, and does not when it is left by an exception. The same store may be entered
+    again in such a block; see `ignore_inner_exits`.
 
     There is no lock. Of two stores on one path, each commit is whole, and the later
     one wins.
@@ -131,8 +138,8 @@ class AtomicStore:
         The file, as it was given. A relative path means the file that it meant when it
         was given or assigned.
     format, is_binary, load_kwargs, dump_kwargs, ignore_inner_exits
-        As in the parameters of this class, which are what `open` makes of its own. Each
-        may be assigned; the next commit goes by it.
+        As in the parameters of this class: `format` is an object with `dump` and `load`,
+        never a name. Each may be assigned; the next commit goes by it.
 
     Raises
     ------
@@ -221,7 +228,7 @@ class AtomicStore:
             Whatever the format raises on a value that it cannot write.
 
         Errors have a note (`BaseException.add_note`) that names the file. After an
-        error the file holds the old value, save where the error came in the last step,
+        error the file holds the old value, except if the error came in the last step,
         syncing the folder: then it holds the new one, which may not be on disk yet.
         Nothing is left beside it.
 
@@ -258,10 +265,17 @@ class AtomicStore:
             raise
 
     def _add_notes(self, error: Exception, action: str) -> None:
-        """Say of an error which file it is about."""
+        """Say of an error which file it is about, and what the format may need."""
         error.add_note(f'while {action} {self._target!r}')
-        if isinstance(error, TypeError) and _MIXED_UP.search(str(error)):
+        if not isinstance(error, TypeError | AttributeError):
+            return
+        if _MIXED_UP.search(str(error)):
             error.add_note(
                 f'the store has is_binary={self.is_binary!r}: '
                 f'does the format need is_binary={not self.is_binary}?'
+            )
+        if _MISSING.search(str(error)):
+            error.add_note(
+                'is the format a class? Then give an instance of it. Other arguments '
+                'that it requires go into load_kwargs and dump_kwargs'
             )

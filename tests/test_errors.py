@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
+import tomllib
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -55,6 +59,77 @@ def test_a_missing_file_within_a_format_is_not_a_missing_store(tmp_path: Path) -
         atomic_store.open(path, default=1, format=Includes())
     assert raised.value.filename == str(tmp_path / 'missing')
     assert notes(raised.value) == [f"while loading '{path}'"]
+
+
+@pytest.mark.parametrize(
+    ('loads', 'is_binary'),
+    [
+        (lambda data: data.decode().split(), False),
+        (lambda data: data.encode().split(), True),
+        (lambda data: data.split(' '), True),
+        (lambda data: tomllib.load(io.StringIO(data)), False),  # type: ignore[arg-type]
+    ],
+)
+def test_the_wrong_kind_of_string_is_an_error_that_names_is_binary(
+    tmp_path: Path, loads: Callable[[Any], Any], is_binary: bool
+) -> None:
+    path = tmp_path / 'store'
+    path.write_text('content')
+    format = SimpleNamespace(dumps=str, loads=loads)
+    with pytest.raises((TypeError, AttributeError)) as raised:
+        atomic_store.open(path, format=format, is_binary=is_binary)
+    where, what = notes(raised.value)
+    assert where == f"while loading '{path}'"
+    assert what.endswith(f'does the format need is_binary={not is_binary}?')
+
+
+class Methods:
+    def dumps(self, value: Any) -> bytes:
+        raise AssertionError
+
+    def loads(self, data: bytes, encoding: str) -> Any:
+        raise AssertionError
+
+
+def test_a_format_that_takes_more_is_an_error_that_says_how_to_give_it(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / 'store'
+    store = atomic_store.open(path, format=Methods)
+    with pytest.raises(TypeError, match='missing') as committing:
+        store.commit()
+    path.write_text('content')
+    with pytest.raises(TypeError, match='missing') as loading:
+        atomic_store.open(path, format=Methods())
+    for error, action in (committing.value, 'committing'), (loading.value, 'loading'):
+        where, what = notes(error)
+        assert where == f"while {action} '{path}'"
+        assert 'give an instance' in what
+        assert 'load_kwargs' in what
+
+
+class UnrelatedError(Exception):
+    """Says the same, but not of the format."""
+
+
+@pytest.mark.parametrize(
+    'error',
+    [
+        UnrelatedError("'str' object has no attribute 'decode'"),
+        TypeError('keys must be str, int, float, bool or None, not bytes'),
+        AttributeError("'str' object has no attribute 'encrypt'"),
+    ],
+)
+def test_another_error_names_the_file_alone(tmp_path: Path, error: Exception) -> None:
+    def dumps(value: Any) -> bytes:
+        raise error
+
+    store = atomic_store.open(
+        tmp_path / 'store', format=SimpleNamespace(dumps=dumps, loads=bytes)
+    )
+    with pytest.raises(type(error)):
+        store.commit()
+    assert notes(error) == [f"while committing '{tmp_path / 'store'}'"]
 
 
 LONE_SURROGATE = '\ud800'  # for which UTF-8 has no bytes
