@@ -10,8 +10,9 @@ wrong, still the whole old one::
         store.value['runs'] = store.value.get('runs', 0) + 1
 
 ``open`` opens a store, ``AtomicStore`` is what it returns. For a format of
-your own, override the methods of ``AbstractFormatFile`` or
-``AbstractFormatBstr``. ``WrapBinaryFormat`` makes the former of the latter.
+your own, override the methods of ``AbstractFormatFile``, which work on a file,
+or of ``AbstractFormatBstr``, which work on a string. ``WrapBinaryFormat`` makes
+one of the first kind of one of the second, as ``open`` does by itself.
 """
 
 from ._formats import AbstractFormatBstr, AbstractFormatFile, WrapBinaryFormat

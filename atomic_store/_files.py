@@ -86,7 +86,11 @@ class _Metadata(NamedTuple):
 
 
 class _Replacement(AtomicWriter):
-    """A new file, and the way it takes the place of the old one."""
+    """A new file, and the way it takes the place of the old one.
+
+    AtomicWriter calls `get_fileobject`, then, once all is written, `sync`, closes the
+    file, and calls `commit`; after an error, it calls `rollback`.
+    """
 
     _path: str  # these two are AtomicWriter's
     _mode: str
@@ -322,8 +326,8 @@ def _for_another_group(
     """Leave to all but the owner what all could do: who is in the group has changed."""
     mode &= ~stat.S_ISGID
     if _ACL not in attributes:
-        common = mode >> 3 & mode & 0o7
-        return mode & ~0o77 | common << 3 | common, attributes
+        common = (mode >> 3) & mode & 0o7
+        return (mode & ~0o77) | (common << 3) | common, attributes
     version, entries = attributes[_ACL][:4], attributes[_ACL][4:]
     acl = list(_ACL_ENTRY.iter_unpack(entries))
     common = 0o7
@@ -336,7 +340,7 @@ def _for_another_group(
         for tag, permissions, identity in acl
     )
     # Of a file with an ACL, the group's bits are the mask, which stays.
-    return mode & ~0o7 | common, {**attributes, _ACL: narrowed}
+    return (mode & ~0o7) | common, {**attributes, _ACL: narrowed}
 
 
 @contextlib.contextmanager
