@@ -532,7 +532,7 @@ def test_the_content_is_at_no_moment_open_to_more_people(
     owner, group = (uid, uid) if uid == USER else (ALICE, TEAM)
     attributes = {ACCESS: acl(entries)} if entries else {}
     store = a_store(folder, mode, owner, group, attributes)
-    os.setxattr(folder, DEFAULT, acl(f'u::rw- u:{EVE}:rw- g::rw- m::rw- o::rw-'))
+    os.setxattr(folder, DEFAULT, acl(f'u::rwx u:{EVE}:rwx g::rwx m::rwx o::rwx'))
     seen = in_child(lambda: seen_at_every_step(folder, store.commit), uid=uid)
     now = metadata(folder / 'state.json')
     # Closed to group and others, those of a list included, until it is as it will be.
