@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import contextlib
 import importlib
 import json
 import pickle
@@ -201,7 +201,7 @@ class WrapBinaryFormat(AbstractFormatFile):
     def __repr__(self) -> str:
         return f'WrapBinaryFormat({self.format_bstr!r})'
 
-    def dump(self, value: Any, file: IO[Any], /, **kwargs: Any) -> None:
+    def dump(self, value: Any, file: Any, /, *args: Any, **kwargs: Any) -> None:
         """Write what `dumps` makes of a value to a file.
 
         Parameters
@@ -218,9 +218,9 @@ class WrapBinaryFormat(AbstractFormatFile):
         TypeError
             If `dumps` returns ``str`` and the file is binary, or the other way round.
         """
-        file.write(self.format_bstr.dumps(value, **kwargs))
+        file.write(self.format_bstr.dumps(value, *args, **kwargs))
 
-    def load(self, file: IO[Any], /, **kwargs: Any) -> Any:
+    def load(self, file: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Return what `loads` makes of a file.
 
         Parameters
@@ -235,7 +235,7 @@ class WrapBinaryFormat(AbstractFormatFile):
         object
             The value.
         """
-        return self.format_bstr.loads(file.read(), **kwargs)
+        return self.format_bstr.loads(file.read(), *args, **kwargs)
 
 
 def find_format(format: Format) -> tuple[FileFormat, bool]:
@@ -269,13 +269,15 @@ def _named_format(name: str) -> Any:
     if name == 'pickle':
         return pickle
     if name == 'bson':
-        try:
-            return importlib.import_module('bson')
-        except ImportError as error:
-            raise ValueError(
-                "format='bson' needs a package that is not installed: install "
-                'atomic-store[bson], or pymongo, which has a bson of its own'
-            ) from error
+        with contextlib.suppress(ImportError):
+            bson = importlib.import_module('bson')
+            # A folder that merely has this name can be imported, too.
+            if _has(bson, 'dumps', 'loads') or _has(bson, 'encode', 'decode'):
+                return bson
+        raise ValueError(
+            "format='bson' needs a package that is not installed: install "
+            'atomic-store[bson], or pymongo, which has a bson of its own'
+        )
     return name  # which has no functions of a format, and ends in the error for it
 
 
@@ -317,34 +319,45 @@ def _iterencode_at_once(encoder: json.JSONEncoder, value: Any) -> Iterable[str]:
     `json.dump` asks a list, tuple or dict whether it is empty, the C encoder looks for
     itself. A dict that makes its items when it is asked for them is `{}` to it.
     """
-    default = encoder.default
-    has_default = getattr(default, '__func__', None) is not json.JSONEncoder.default
+    method = getattr(encoder.default, '__func__', None)
+    has_default = method is not json.JSONEncoder.default
     classes = _classes_that_tell_their_size()
     if classes and (has_default or _holds(value, classes)):
         return encoder.iterencode(value)
-
-    def default_for_no_proxy(unknown: Any) -> Any:
-        if isinstance(unknown, str | int | float | list | tuple | dict):
-            raise _ProxyError
-        return default(unknown)
-
-    one_shot = encoder
-    if has_default:
-        one_shot = copy.copy(encoder)
-        one_shot.default = default_for_no_proxy  # type: ignore[assignment,method-assign]
+    c_encoder = _WithDefault(encoder) if has_default else encoder
     try:
-        return one_shot.iterencode(value, _one_shot=True)
-    except _ProxyError:
-        pass
+        return json.JSONEncoder.iterencode(c_encoder, value, _one_shot=True)  # type: ignore[arg-type]
     except Exception:
-        if has_default:
+        # The C encoder takes no proxies, and goes less deep in Python 3.12.
+        if has_default and c_encoder.was_asked:  # type: ignore[union-attr]
             raise  # what `default` has given it may not give again
-    # Python's own takes proxies, and goes deeper than the C encoder of Python 3.12.
     return encoder.iterencode(value)
 
 
-class _ProxyError(Exception):
-    """An object says to be of a class that JSON knows, which the C encoder sees through."""
+class _WithDefault:
+    """An encoder for the C one, with a `default` that knows proxies.
+
+    A proxy says to be of a class that JSON knows, but is not. `json.dump` believes it,
+    the C encoder asks `default` instead.
+    """
+
+    def __init__(self, encoder: json.JSONEncoder) -> None:
+        self.encoder = encoder
+        self.encoder_default = encoder.default
+        self.was_asked = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.encoder, name)
+
+    def default(self, unknown: Any) -> Any:
+        if isinstance(unknown, dict):
+            return dict(unknown.items()) if unknown else {}
+        if isinstance(unknown, list | tuple):
+            return list(unknown) if unknown else []
+        if isinstance(unknown, str | int | float):
+            return json.JSONEncoder.default(self.encoder, unknown)  # an error
+        self.was_asked = True
+        return self.encoder_default(unknown)
 
 
 def _classes_that_tell_their_size() -> set[type]:

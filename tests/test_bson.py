@@ -62,11 +62,14 @@ def test_what_is_no_document_is_refused_and_the_file_left_alone(
 
 
 WITHOUT_BSON = """
+import os
 import sys
 
-sys.modules['bson'] = None  # as if there were none
-
 import atomic_store
+
+sys.path = ['.']  # on which there is no bson
+if sys.argv[1:]:
+    os.mkdir('bson')  # which can be imported, as a namespace package
 
 try:
     atomic_store.open('store', format='bson')
@@ -82,11 +85,12 @@ for format in 'json', 'pickle':
 """
 
 
+@pytest.mark.parametrize('arguments', [[], ['folder']], ids=['', 'a folder'])
 def test_without_bson_the_rest_works_and_the_error_says_what_to_install(
-    tmp_path: Path,
+    tmp_path: Path, arguments: list[str]
 ) -> None:
     done = subprocess.run(
-        [sys.executable, '-c', WITHOUT_BSON],
+        [sys.executable, '-c', WITHOUT_BSON, *arguments],
         cwd=tmp_path,
         check=False,
         stderr=subprocess.PIPE,

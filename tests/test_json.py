@@ -314,6 +314,92 @@ def a_proxy_and_a_default() -> Case:
     return [Unknown(), proxy], {'default': lambda o: f'default of {type(o).__name__}'}
 
 
+def a_proxy_after_what_default_can_give_but_once() -> Case:
+    (proxy,), _ = a_proxy()
+    return [iter('ab'), proxy], {'default': list}
+
+
+def proxies_of_all_kinds_and_a_default() -> Case:
+    def proxy(value: Any) -> Any:
+        class Proxy:
+            __class__ = type(value)
+
+            def __bool__(self) -> bool:
+                return bool(value)
+
+            def __iter__(self) -> Any:
+                return iter(value)
+
+            def items(self) -> Any:
+                return value.items()
+
+        return Proxy()
+
+    proxies = [proxy(value) for value in ([], [1], (), (1, [2]), {}, {'a': 1})]
+    return [Unknown(), proxies], {'default': lambda o: 'default'}
+
+
+def a_proxy_that_is_false_and_a_default() -> Case:
+    class Proxy:
+        def __bool__(self) -> bool:
+            return False
+
+        def __iter__(self) -> Iterator[int]:
+            return iter([1])
+
+        def items(self) -> Any:
+            return [('a', 1)]
+
+    class List(Proxy):
+        __class__ = list  # type: ignore[assignment]
+
+    class Dict(Proxy):
+        __class__ = dict  # type: ignore[assignment]
+
+    return [List(), Dict()], {'default': repr}
+
+
+def a_proxy_of_a_scalar_and_a_default() -> Case:
+    class Proxy:
+        __class__ = str  # type: ignore[assignment]
+
+    return [Proxy()], {'default': repr}
+
+
+def separators_that_are_never_used_and_a_default() -> Case:
+    return [1], {'separators': (None, None), 'default': repr}
+
+
+def a_dict_whose_items_are_lists_and_a_default() -> Case:
+    value, kwargs = a_dict_whose_items_are_lists()
+    return value, kwargs | {'default': repr}
+
+
+def an_encoder_that_lets_nothing_be_changed() -> Case:
+    class Own(json.JSONEncoder):
+        @property
+        def default(self) -> Any:
+            return lambda o: 'default'
+
+        def __reduce_ex__(self, protocol: Any) -> Any:
+            raise TypeError
+
+    return [Unknown()], {'cls': Own}
+
+
+def a_class_made_by_exec() -> Case:
+    class Own(dict[str, int]):
+        __module__ = 'builtins'  # as where the globals have no __name__
+
+        def items(self) -> Any:
+            return [('a', 1)]
+
+        def __len__(self) -> int:
+            return 1
+
+    return [Own()], {}
+
+
 def a_class_of_no_module() -> Case:
     class Own(dict[str, int]):
         __module__ = None  # type: ignore[assignment]
@@ -367,6 +453,14 @@ def separators_that_are_never_used() -> Case:
         'a_proxy',
         'default_fails',
         'a_proxy_and_a_default',
+        'a_proxy_after_what_default_can_give_but_once',
+        'proxies_of_all_kinds_and_a_default',
+        'a_proxy_that_is_false_and_a_default',
+        'a_proxy_of_a_scalar_and_a_default',
+        'separators_that_are_never_used_and_a_default',
+        'a_dict_whose_items_are_lists_and_a_default',
+        'an_encoder_that_lets_nothing_be_changed',
+        'a_class_made_by_exec',
         'a_class_of_no_module',
         'a_dict_that_gives_its_items_once',
         'separators_that_are_never_used',
@@ -403,14 +497,15 @@ def test_a_cls_may_give_the_same_encoder_each_time(tmp_path: Path) -> None:
     assert vars(encoder) == before
 
 
-def test_a_value_may_be_as_deep_as_json_dump_allows() -> None:
+@pytest.mark.parametrize('kwargs', [{}, {'default': repr}], ids=['', 'default'])
+def test_a_value_may_be_as_deep_as_json_dump_allows(kwargs: dict[str, Any]) -> None:
     value: list[Any] = []
     for _ in range(5_000):  # more than the C encoder of Python 3.12 can go down
         value = [value]
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(100_000)
     try:
-        assert committed(value, {}) == b'[' * 5_001 + b']' * 5_001
+        assert committed(value, kwargs) == b'[' * 5_001 + b']' * 5_001
     finally:
         sys.setrecursionlimit(limit)
 

@@ -259,6 +259,14 @@ def subclasses() -> None:
     atomic_store.open('f', format=atomic_store.AbstractFormatFile)
 
 
+class Wrapper(atomic_store.WrapBinaryFormat):
+    def dump(self, value: object, file: IO[bytes], **kwargs: Any) -> None:
+        super().dump(value, file, **kwargs)
+
+    def load(self, file: IO[bytes], **kwargs: Any) -> object:
+        return super().load(file, **kwargs)
+
+
 def wrapped(file: IO[bytes], text: IO[str]) -> None:
     wrapper = atomic_store.WrapBinaryFormat(pickle)
     atomic_store.open('f', format=wrapper)
@@ -270,6 +278,7 @@ def wrapped(file: IO[bytes], text: IO[str]) -> None:
     atomic_store.WrapBinaryFormat(format_bstr=Points())
     atomic_store.WrapBinaryFormat(Points)
     atomic_store.WrapBinaryFormat(StaticMethods)
+    atomic_store.open('f', format=Wrapper(pickle))
     atomic_store.WrapBinaryFormat()  # type: ignore[call-arg]
     atomic_store.WrapBinaryFormat('pickle')  # type: ignore[arg-type]
     atomic_store.WrapBinaryFormat(Lines())  # type: ignore[arg-type]
