@@ -94,7 +94,7 @@ class _Replacement(AtomicWriter):
 
     _path: str  # these two are AtomicWriter's
     _mode: str
-    _directory: int | None = None
+    _open_folder: int | None = None
     _file: IO[Any] | None = None
     _temporary: str | None = None
 
@@ -114,18 +114,19 @@ class _Replacement(AtomicWriter):
     def get_fileobject(self, **kwargs: Any) -> IO[Any]:  # type: ignore[override]
         if hasattr(os, 'O_DIRECTORY'):
             # Now, so that nothing but the sync can fail once the file is in place.
-            self._directory = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+            self._open_folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        # '' is what a format finds as the name of the file, which may have none.
         self._file = open(  # noqa: SIM115 - AtomicWriter closes it
-            self._folder, self._mode, opener=self._create, **kwargs
+            '', self._mode, opener=self._create, **kwargs
         )
         return self._file
 
-    def _create(self, folder: str, flags: int) -> int:
+    def _create(self, _: str, flags: int) -> int:
         """Create the temporary file, without a name if that can be."""
         # A name can be given to the file later only through /proc.
         if _O_TMPFILE is not None and os.path.exists('/proc/self/fd'):
             try:
-                return os.open(folder, _O_TMPFILE | os.O_RDWR, self._first_mode)
+                return os.open(self._folder, _O_TMPFILE | os.O_RDWR, self._first_mode)
             except OSError as error:
                 if error.errno not in _NO_TMPFILE:
                     raise
@@ -184,13 +185,13 @@ class _Replacement(AtomicWriter):
             self._take_place(self._temporary)
 
     def _take_place(self, temporary: str) -> None:
-        if self._directory is None:
+        if self._open_folder is None:
             # Windows opens no folders, and has a way to write them through.
             replace_atomic(temporary, self._path)
         else:
             os.replace(temporary, self._path)
             # AtomicWriter.sync() knows what a system needs, and looks for a file.
-            super().sync(_Opened(self._directory))  # type: ignore[arg-type]
+            super().sync(_Opened(self._open_folder))  # type: ignore[arg-type]
         self._temporary = None
         self._release_folder()
 
@@ -207,9 +208,9 @@ class _Replacement(AtomicWriter):
             self._release_folder()
 
     def _release_folder(self) -> None:
-        if self._directory is not None:
+        if self._open_folder is not None:
             # In one line, because an interrupt can come between lines.
-            os.close(self.__dict__.pop('_directory'))
+            os.close(self.__dict__.pop('_open_folder'))
 
 
 class _Opened(NamedTuple):
@@ -252,23 +253,20 @@ def _follow_links(path: str) -> str:
 def _metadata(path: str) -> _Metadata | None:
     """Return what the file at `path` must keep, or None where there is none."""
     try:
-        status = os.stat(path)
-        if stat.S_ISDIR(status.st_mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(
-                errno.EINVAL, 'Not a regular file, so it is not replaced', path
-            )
-        attributes = _attributes(path)
-        # Permission bits of one moment mean something else with the ACL of another.
-        is_steady = os.stat(path).st_ctime_ns == status.st_ctime_ns
+        while True:
+            status = os.stat(path)
+            if stat.S_ISDIR(status.st_mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(
+                    errno.EINVAL, 'Not a regular file, so it is not replaced', path
+                )
+            mode, attributes = stat.S_IMODE(status.st_mode), _attributes(path)
+            # Permission bits of one moment mean something else with another's ACL.
+            if os.stat(path).st_ctime_ns == status.st_ctime_ns:
+                return _Metadata(mode, status.st_uid, status.st_gid, attributes)
     except FileNotFoundError:
         return None
-    if not is_steady:
-        return _metadata(path)
-    return _Metadata(
-        stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, attributes
-    )
 
 
 def _attributes(path: str) -> dict[str, bytes]:

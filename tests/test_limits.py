@@ -228,19 +228,20 @@ def test_a_file_that_is_mounted_itself(tmp_path: Path) -> None:
 
 
 @contextmanager
-def immutable(path: Path) -> Iterator[None]:
-    subprocess.run(['chattr', '+i', path], check=True)
+def flagged(path: Path, flag: str) -> Iterator[None]:
+    subprocess.run(['chattr', f'+{flag}', path], check=True)
     try:
         yield
     finally:
-        subprocess.run(['chattr', '-i', path], check=True)
+        subprocess.run(['chattr', f'-{flag}', path], check=True)
 
 
 @root
 @command('chattr')
-def test_an_immutable_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize('flag', ['i', 'a'], ids=['immutable', 'append-only'])
+def test_a_file_that_must_not_be_replaced(tmp_path: Path, flag: str) -> None:
     store = a_store(tmp_path)
-    fails(store, errno.EPERM, immutable(tmp_path / 'state.json'))
+    fails(store, errno.EPERM, flagged(tmp_path / 'state.json', flag))
     works(store)
 
 
@@ -282,12 +283,11 @@ def test_each_file_system_gets_the_kind_of_temporary_file_that_it_can(
 
 @root
 @command('bindfs')
-def test_a_file_system_that_sets_no_attributes(tmp_path: Path) -> None:
+@pytest.mark.parametrize('option', ['--xattr-ro', '--xattr-none'])
+def test_a_file_system_that_sets_no_attributes(tmp_path: Path, option: str) -> None:
     """The mode is kept nonetheless, since it means the same without them."""
     (tmp_path / 'source').mkdir()
-    with mounted_without_o_tmpfile(
-        tmp_path / 'source', tmp_path / 'target', '--xattr-ro'
-    ):
+    with mounted_without_o_tmpfile(tmp_path / 'source', tmp_path / 'target', option):
         store = a_store(tmp_path / 'target')
         file = tmp_path / 'source/state.json'
         file.chmod(0o640)

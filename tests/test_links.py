@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,7 +43,7 @@ LINKS: dict[str, list[tuple[str, str]]] = {
 
 
 @linux
-@pytest.mark.parametrize('name', ['a file', 'the file'])
+@pytest.mark.parametrize('name', ['a file', 'the file'])  # one sorts before the link
 def test_a_link_to_a_file_that_has_no_path_any_more_is_refused(
     tmp_path: Path, name: str
 ) -> None:
@@ -78,6 +79,24 @@ def test_links_stay_and_what_they_lead_to_is_replaced(
         *before,
         'files/state',
     }
+
+
+@linux
+@root
+def test_a_link_that_the_kernel_does_not_follow_is_not_followed(folder: Path) -> None:
+    mount = ['mount', '-t', 'tmpfs', '-o']
+    subprocess.run([*mount, 'size=1m', 'tmpfs', folder / 'links'], check=True)
+    try:
+        (folder / 'links/state').symlink_to(folder / 'files/state')
+        (folder / 'files/state').write_text('"old"')
+        store = atomic_store.open(folder / 'links/state')
+        subprocess.run([*mount, 'remount,nosymfollow', folder / 'links'], check=True)
+        with pytest.raises(OSError, match='links/state') as raised:
+            store.commit()
+    finally:
+        subprocess.run(['umount', '-l', folder / 'links'], check=True)
+    assert raised.value.errno == errno.ELOOP
+    assert os.listdir(folder / 'files') == ['state']
 
 
 def test_a_link_changed_between_open_and_commit_is_followed_to_where_it_leads_then(

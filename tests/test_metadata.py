@@ -563,12 +563,16 @@ def test_the_temporary_file_has_no_name_or_is_hidden_and_says_whose_it_is(
 def test_the_temporary_file_itself_takes_the_place_where_that_can_be(
     folder: Path, temporary_file: str
 ) -> None:
-    inodes: list[int] = []
+    files: list[tuple[str, int]] = []
     store = a_store(folder)
     store.format = SimpleNamespace(
-        dump=lambda value, file: inodes.append(os.fstat(file.fileno()).st_ino),
+        dump=lambda value, file: files.append(
+            (file.name, os.stat(file.fileno()).st_ino)
+        ),
         load=lambda file: None,
     )
     store.commit()
-    is_itself = inodes == [(folder / 'state.json').stat().st_ino]
+    ((name, inode),) = files
+    assert name == ''  # to a format it never has a name
+    is_itself = inode == (folder / 'state.json').stat().st_ino
     assert is_itself == (temporary_file != 'copied')

@@ -147,7 +147,9 @@ def test_a_nul_is_an_error_at_open(name: str | bytes) -> None:
     assert 'loading' in raised.value.__notes__[0]
 
 
-@pytest.mark.parametrize('path', ['', b'', 'folder/', 'file/', 'missing/', 'missing/.'])
+@pytest.mark.parametrize(
+    'path', ['', b'', 'folder/', 'file/', 'missing/', 'missing/.', 'missing/..']
+)
 def test_a_path_that_no_file_can_have_is_an_error_at_open_and_at_commit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str | bytes
 ) -> None:
