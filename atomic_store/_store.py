@@ -10,13 +10,11 @@ from typing import IO, Any, Self
 from . import _files
 from ._formats import FileFormat, Format, find_format
 
-# What the interpreter says when a file or a format is handed the other kind of string,
+# What the interpreter says when a file or a format is handed the other kind of string.
 _MIXED_UP = re.compile(
-    "bytes-like object is required, not 'str'|must be str, not byte|in binary mode"
+    'bytes-like object is required, not|must be str, not|in binary mode'
     "|'str' object has no attribute 'decode'|'bytes' object has no attribute 'encode'"
 )
-# and when a format is called as the store does, but takes more.
-_MISSING = re.compile('missing .* required .* argument')
 
 StrOrBytesPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
@@ -228,8 +226,9 @@ class AtomicStore:
             Whatever the format raises on a value that it cannot write.
 
         Errors have a note (`BaseException.add_note`) that names the file. After an
-        error the file holds the old value, except if the error came in the last step,
-        syncing the folder: then it holds the new one, which may not be on disk yet.
+        error the file holds the old value, except if the error came after the
+        replacement, as when the folder cannot be synced: then it holds the new one, which
+        may not be on disk yet.
         Nothing is left beside it.
 
         Examples
@@ -274,8 +273,6 @@ class AtomicStore:
                 f'the store has is_binary={self.is_binary!r}: '
                 f'does the format need is_binary={not self.is_binary}?'
             )
-        if _MISSING.search(str(error)):
-            error.add_note(
-                'is the format a class? Then give an instance of it. Other arguments '
-                'that it requires go into load_kwargs and dump_kwargs'
-            )
+        given = getattr(self.format, 'format_bstr', self.format)
+        if isinstance(given, type) and 'missing' in str(error):
+            error.add_note(f'the format is a class: is {given.__name__}() meant?')

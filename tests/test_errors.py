@@ -83,29 +83,64 @@ def test_the_wrong_kind_of_string_is_an_error_that_names_is_binary(
     assert what.endswith(f'does the format need is_binary={not is_binary}?')
 
 
+class FileMethods:
+    def dump(self, value: Any, file: Any) -> None:
+        raise TypeError('the value is missing')
+
+    def load(self, file: Any) -> Any:
+        raise TypeError('the value is missing')
+
+
 class Methods:
     def dumps(self, value: Any) -> bytes:
-        raise AssertionError
+        raise TypeError('the value is missing')
 
-    def loads(self, data: bytes, encoding: str) -> Any:
-        raise AssertionError
+    def loads(self, data: bytes) -> Any:
+        raise TypeError('the value is missing')
 
 
-def test_a_format_that_takes_more_is_an_error_that_says_how_to_give_it(
-    tmp_path: Path,
+@pytest.mark.parametrize('format', [FileMethods, Methods])
+def test_a_class_given_for_an_instance_is_an_error_that_says_so(
+    tmp_path: Path, format: type
 ) -> None:
-    path = tmp_path / 'store'
-    store = atomic_store.open(path, format=Methods)
-    with pytest.raises(TypeError, match='missing') as committing:
+    def errors(format: Any) -> tuple[TypeError, TypeError]:
+        path = tmp_path / format.__class__.__name__
+        store = atomic_store.open(path, format=format)
+        with pytest.raises(TypeError, match='missing') as committing:
+            store.commit()
+        path.write_text('content')
+        with pytest.raises(TypeError, match='missing') as loading:
+            atomic_store.open(path, format=format)
+        return committing.value, loading.value
+
+    for error in errors(format):
+        assert notes(error)[1:] == [
+            f'the format is a class: is {format.__name__}() meant?'
+        ]
+    for error in errors(format()):
+        assert not notes(error)[1:]
+
+
+class Text(str):
+    __slots__ = ()
+
+
+class Bytes(bytes):
+    pass
+
+
+@pytest.mark.parametrize(
+    'content', ['str', Text('of its own'), b'bytes', Bytes(b'own')]
+)
+def test_content_of_the_wrong_kind_is_an_error_that_names_is_binary(
+    tmp_path: Path, content: str | bytes
+) -> None:
+    is_binary = isinstance(content, str)
+    format = SimpleNamespace(dumps=lambda value: content, loads=str)
+    store = atomic_store.open(tmp_path / 'store', None, format, is_binary=is_binary)
+    with pytest.raises(TypeError) as raised:
         store.commit()
-    path.write_text('content')
-    with pytest.raises(TypeError, match='missing') as loading:
-        atomic_store.open(path, format=Methods())
-    for error, action in (committing.value, 'committing'), (loading.value, 'loading'):
-        where, what = notes(error)
-        assert where == f"while {action} '{path}'"
-        assert 'give an instance' in what
-        assert 'load_kwargs' in what
+    assert f'is_binary={is_binary}' in notes(raised.value)[1]
 
 
 class UnrelatedError(Exception):
