@@ -396,7 +396,7 @@ def open_sqlite3(path: str) -> Store:
     )
 
 
-# The module that must be there, and how a file is store. The first four are followed
+# The module that must be there, and what opens a store of it. The first four are followed
 # to more records than the rest.
 LIBRARIES: dict[str, tuple[str, Callable[[str], Store]]] = {
     'atomic_store, JSON': ('json', open_atomic_store),
