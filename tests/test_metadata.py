@@ -444,9 +444,17 @@ def test_a_list_is_narrowed_to_what_all_but_its_users_may(
     assert metadata(folder / 'state.json') == (mode, BOB, BOB, {ACCESS: narrowed})
 
 
+def chmod_at_another_time(path: Path, mode: int) -> None:
+    """Change permissions and the ctime, of which some file systems have 4 ms steps."""
+    before = path.stat().st_ctime_ns
+    while path.stat().st_ctime_ns == before:
+        path.chmod(mode)
+
+
 def take_the_list_away(path: Path) -> None:
     os.removexattr(path, ACCESS)
-    path.chmod(0o600)  # as setfacl -b does: the group's own permissions
+    # As setfacl -b does: to the group's own permissions.
+    chmod_at_another_time(path, 0o600)
 
 
 def put_an_older_folder_there(path: Path) -> None:
@@ -473,6 +481,7 @@ def test_a_list_that_goes_between_two_looks_opens_nothing(
     path = folder / 'folder/state.json'
     entries = acl(f'u::rw- u:{CAROL}:rw- g::--- m::rw- o::---')
     store = a_store(path.parent, None, attributes={ACCESS: entries})
+    chmod_at_another_time(path, 0o660)
     listxattr, looks = os.listxattr, []
 
     def change_before_the_second_look(file: Any) -> list[str]:
@@ -485,6 +494,25 @@ def test_a_list_that_goes_between_two_looks_opens_nothing(
     store.commit()
     assert looks.count(str(path)) > 2
     assert metadata(path) == (0o600, path.stat().st_uid, path.stat().st_gid, {})
+
+
+@pytest.mark.parametrize('temporary_file', ['unnamed'], indirect=True)
+def test_a_file_that_keeps_changing_is_looked_at_until_it_does_not(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = folder / 'state.json'
+    store = a_store(folder, 0o600)
+    listxattr, changes = os.listxattr, iter(range(sys.getrecursionlimit()))
+
+    def change_before_each_look(file: Any) -> list[str]:
+        if file == str(path) and next(changes, None) is not None:
+            chmod_at_another_time(path, path.stat().st_mode ^ 0o040)
+        return listxattr(file)
+
+    monkeypatch.setattr(os, 'listxattr', change_before_each_look)
+    store.commit()
+    assert next(changes, None) is None
+    assert metadata(path)[0] == 0o600
 
 
 def seen_at_every_step(folder: Path, commit: Callable[[], None]) -> list[Any]:
