@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import json
 import pickle
@@ -269,15 +268,18 @@ def _named_format(name: str) -> Any:
     if name == 'pickle':
         return pickle
     if name == 'bson':
-        with contextlib.suppress(ImportError):
+        cause = None
+        try:
             bson = importlib.import_module('bson')
             # A folder that merely has this name can be imported, too.
             if _has(bson, 'dumps', 'loads') or _has(bson, 'encode', 'decode'):
                 return bson
+        except ImportError as error:
+            cause = error
         raise ValueError(
             "format='bson' needs a package that is not installed: install "
             'atomic-store[bson], or pymongo, which has a bson of its own'
-        )
+        ) from cause
     return name  # which has no functions of a format, and ends in the error for it
 
 

@@ -76,6 +76,7 @@ try:
 except ValueError as error:
     assert 'atomic-store[bson]' in str(error), error
     assert 'pymongo' in str(error), error
+    assert bool(error.__cause__) == (not sys.argv[1:])
 else:
     raise AssertionError
 for format in 'json', 'pickle':
