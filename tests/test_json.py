@@ -309,6 +309,11 @@ def default_fails() -> Case:
     return Unknown(), {'default': lambda o: 1 // 0}
 
 
+def default_fails_the_first_time() -> Case:
+    divisors = iter([0, 1])
+    return Unknown(), {'default': lambda o: 1 // next(divisors)}
+
+
 def a_proxy_and_a_default() -> Case:
     (proxy,), _ = a_proxy()
     return [Unknown(), proxy], {'default': lambda o: f'default of {type(o).__name__}'}
@@ -452,6 +457,7 @@ def separators_that_are_never_used() -> Case:
         'default_gives_one_in_the_dict_of_an_object',
         'a_proxy',
         'default_fails',
+        'default_fails_the_first_time',
         'a_proxy_and_a_default',
         'a_proxy_after_what_default_can_give_but_once',
         'proxies_of_all_kinds_and_a_default',
