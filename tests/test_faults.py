@@ -179,7 +179,6 @@ def run(
             for _ in range(2):
                 ours.send('go')
                 commits.append(ours.recv())
-        child.kill()  # sooner than it ends, and notes what it covered
         trace = tracer.stderr.read()
     child.join()
     return before, commits, trace
