@@ -284,6 +284,22 @@ def test_the_set_user_id_bit_goes_with_the_owner(folder: Path, owner: int) -> No
 
 
 @root
+@command('setpriv')
+def test_a_file_that_may_be_given_to_its_owner_but_then_not_be_opened_is_closed(
+    folder: Path,
+) -> None:
+    a_store(folder, 0o664, ALICE, TEAM)
+    code = 'import atomic_store, sys; atomic_store.open(sys.argv[1]).commit()'
+    drop = ['setpriv', '--bounding-set', '-all,+chown,+dac_override']
+    subprocess.run(
+        [*drop, sys.executable, '-P', '-c', code, folder / 'state.json'],
+        env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)},
+        check=True,
+    )
+    assert metadata(folder / 'state.json') == (0o600, ALICE, TEAM, {})
+
+
+@root
 def test_attributes_are_not_kept_where_they_cannot_be_read(folder: Path) -> None:
     attributes = {'user.note': b'for Alice', 'trusted.note': b'for root'}
     store = a_store(folder, 0o600, ALICE, TEAM, attributes)
