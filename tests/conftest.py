@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Generator
 from typing import Any
 
 import pytest
@@ -18,29 +17,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def _fail_if_skipped(
-    report: pytest.TestReport | pytest.CollectReport, config: pytest.Config
-) -> None:
-    if report.skipped and config.getoption('--no-skips'):
-        report.outcome = 'failed'
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption('--no-skips'):
+        config.pluginmanager.register(_NoSkips())
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item,
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    report = yield
-    _fail_if_skipped(report, item.config)
-    return report
+class _NoSkips:
+    @pytest.hookimpl(tryfirst=True)  # before the report is counted, and shown
+    def pytest_runtest_logreport(
+        self, report: pytest.TestReport | pytest.CollectReport
+    ) -> None:
+        if report.skipped:
+            report.outcome = 'failed'
 
-
-@pytest.hookimpl(wrapper=True)
-def pytest_make_collect_report(
-    collector: pytest.Collector,
-) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-    report = yield
-    _fail_if_skipped(report, collector.config)
-    return report
+    pytest_collectreport = pytest_runtest_logreport  # of files that are skipped whole
 
 
 @pytest.fixture(params=['unnamed', 'named', 'copied'])

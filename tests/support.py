@@ -1,12 +1,15 @@
-"""What several test files need: reasons to skip, and code run as somebody else."""
+"""What several test files need: reasons to skip, mounts, and code run as somebody else."""
 
 from __future__ import annotations
 
 import os
 import pickle
 import shutil
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +25,15 @@ NOBODY = 65534
 def command(name: str) -> pytest.MarkDecorator:
     """Skip a test where a program is missing."""
     return pytest.mark.skipif(shutil.which(name) is None, reason=f'needs {name}')
+
+
+@contextmanager
+def mounted(folder: Path, *options: str | Path) -> Iterator[None]:
+    subprocess.run(['mount', *options, folder], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(['umount', '-l', folder], check=True)
 
 
 def in_child(

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import IO
 
 import pytest
-from support import NOBODY, command, in_child, linux, root
+from support import NOBODY, command, in_child, linux, mounted, root
 
 import atomic_store
 
@@ -96,15 +96,6 @@ def named_during_commit(store: atomic_store.AtomicStore) -> bool:
 
 
 # Room
-
-
-@contextmanager
-def mounted(folder: Path, *options: str | Path) -> Iterator[None]:
-    subprocess.run(['mount', *options, folder], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(['umount', '-l', folder], check=True)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support import linux, root
+from support import linux, mounted, root
 
 import atomic_store
 
@@ -84,17 +84,14 @@ def test_links_stay_and_what_they_lead_to_is_replaced(
 @linux
 @root
 def test_a_link_that_the_kernel_does_not_follow_is_not_followed(folder: Path) -> None:
-    mount = ['mount', '-t', 'tmpfs', '-o']
-    subprocess.run([*mount, 'size=1m', 'tmpfs', folder / 'links'], check=True)
-    try:
-        (folder / 'links/state').symlink_to(folder / 'files/state')
+    links = folder / 'links'
+    with mounted(links, '-t', 'tmpfs', '-o', 'size=1m', 'tmpfs'):
+        (links / 'state').symlink_to(folder / 'files/state')
         (folder / 'files/state').write_text('"old"')
-        store = atomic_store.open(folder / 'links/state')
-        subprocess.run([*mount, 'remount,nosymfollow', folder / 'links'], check=True)
+        store = atomic_store.open(links / 'state')
+        subprocess.run(['mount', '-o', 'remount,nosymfollow', links], check=True)
         with pytest.raises(OSError, match='links/state') as raised:
             store.commit()
-    finally:
-        subprocess.run(['umount', '-l', folder / 'links'], check=True)
     assert raised.value.errno == errno.ELOOP
     assert os.listdir(folder / 'files') == ['state']
 
