@@ -1,17 +1,39 @@
-"""Reading a file, and replacing one."""
+"""Reading a file, and replacing one.
+
+`replace` reads from top to bottom, and `_Replacement` has a method for each of its steps.
+Their order is what keeps the value through a crash: the content is synced before the new
+file takes the place of the old one, and the folder after. What goes beyond a plain
+temporary file and a rename (a file without a name, `_metadata`, the sync of the folder)
+must never make a commit fail that would succeed without it.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import shutil
 import stat
-import struct
-from collections.abc import Callable, Iterator
-from typing import IO, Any, NamedTuple
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import IO, Any, TypeVar
 
 from atomicwrites import AtomicWriter, replace_atomic
+
+from . import _metadata
+
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None  # type: ignore[assignment]
+
+_T = TypeVar('_T')
+
+# When a program ends, commits may still come, from a `__del__` for one. By then, `open`
+# has gone from the builtins.
+_open = io.open
 
 # Text is UTF-8 everywhere, and no line ending is translated: newline='\n' does so
 # in both directions, and ends a line at nothing but '\n' (library/functions, open).
@@ -20,332 +42,332 @@ _TEXT = {'encoding': 'utf-8', 'newline': '\n'}
 # None where a temporary file always has a name.
 _O_TMPFILE: int | None = getattr(os, 'O_TMPFILE', None)
 
-# What open(2) answers to O_TMPFILE where the file system, the kernel, or an
-# emulation of it cannot do that.
-_NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS}
+# The second one is for where a leading dot is refused, as by Samba's `veto files`. Both
+# are short enough for minix, and for a folder whose own path is long on Windows.
+_TEMPORARY_NAMES = ('.atomic_store-{}.tmp', '{}-atomic_store.tmp')
 
-# What linkat(2) answers where hard links, or those to a file without a name, are not
-# to be had: by the file system, or by a policy as on Android.
-_NO_LINK = {
-    errno.EPERM,
-    errno.EACCES,
-    errno.EXDEV,
-    errno.EOPNOTSUPP,
-    errno.ENOSYS,
-}
+# What fsync(2) answers where a file system cannot sync a folder, and fcntl(2) where one
+# has no F_FULLFSYNC.
+_NO_SYNC = {errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EBADF}
 
-# What a process gets that may not set an owner or an attribute, or whose file
-# system has no such thing. EINVAL: the user or group has no number in this user
-# namespace (user_namespaces(7)). EOVERFLOW: nor has that of file capabilities
-# (security/commoncap.c in Linux). ENODATA: another process took the attribute away.
-_REFUSED = {
-    errno.EPERM,
-    errno.EACCES,
-    errno.EINVAL,
-    errno.EOVERFLOW,
-    errno.ENOTSUP,
-    errno.ENOSYS,
-    getattr(errno, 'ENODATA', errno.ENOTSUP),
-}
-
-# An access control list is an extended attribute: four bytes of version, then
-# entries of tag, permissions and id (linux/posix_acl_xattr.h).
-_ACL = 'system.posix_acl_access'
-_ACL_ENTRY = struct.Struct('<HHI')
-_ACL_USERS = {0x01, 0x02}  # the owner, and others by name
-_ACL_GROUP_OBJ = 0x04
-_ACL_OTHER = 0x20
+# How long Windows is asked again, in seconds.
+_PATIENCE = 5.0
+_IN_USE = {5, 32, 33}  # access denied, sharing violation, lock violation
 
 
-def open_to_read(path: str, is_binary: bool) -> IO[Any]:
-    """Open the file at `path`, to load a value from it."""
-    if is_binary:
-        return open(path, 'rb')
-    return open(path, **_TEXT)  # type: ignore[call-overload, no-any-return]
+def open_to_read(path: str, is_binary: bool) -> IO[Any] | None:
+    """Open the file at `path` to load a value, or return None if there is none."""
+    options: dict[str, Any] = {'mode': 'rb'} if is_binary else _TEXT
+    open_file: Callable[[], IO[Any]] = partial(_open, path, **options)
+
+    def why_in_vain() -> str | None:
+        return 'it is a folder' if os.path.isdir(path) else None
+
+    try:
+        return _patiently(open_file, why_in_vain)
+    except FileNotFoundError:
+        if os.path.basename(path) in ('', os.curdir, os.pardir):
+            raise  # that is the name of a folder
+    _refuse_a_path_through_a_file(path)
+    # Some FUSE file systems do not find a file at the moment when it is replaced (libfuse
+    # issue 637). To take the default then, and commit it, would cost the value.
+    with contextlib.suppress(FileNotFoundError):
+        return open_file()
+    return None
 
 
 def replace(path: str, is_binary: bool, dump: Callable[[IO[Any]], object]) -> None:
     """Put a file with what `dump` writes in the place of the one at `path`."""
     replacement = _Replacement(path, is_binary)
     try:
-        with replacement.open() as file:
-            dump(file)
-    finally:
-        # AtomicWriter rolls back too, but an interrupt between its lines can pass
-        # that by.
+        file = replacement.get_fileobject()
+        dump(file)
+        replacement.sync(file)
+        replacement.commit(file)
+    except BaseException as error:
         replacement.rollback()
+        if replacement.temporary is not None:
+            add_note(error, f'the temporary file stays: {replacement.temporary!r}')
+        raise
 
 
-class _Metadata(NamedTuple):
-    """What a file keeps when its content is replaced."""
-
-    mode: int
-    uid: int
-    gid: int
-    attributes: dict[str, bytes]
+def add_note(error: BaseException, note: str) -> None:
+    """Add a note to an error, unless it takes none, as a frozen dataclass does."""
+    with contextlib.suppress(Exception):
+        BaseException.add_note(error, note)
 
 
 class _Replacement(AtomicWriter):
-    """A new file, and the way it takes the place of the old one.
+    """A new file, and the way it takes the place of the old one."""
 
-    AtomicWriter calls `get_fileobject`, then, once all is written, `sync`, closes the
-    file, and calls `commit`; after an error, it calls `rollback`.
-    """
-
-    _path: str  # these two are AtomicWriter's
+    _path: str  # these three are AtomicWriter's
     _mode: str
-    _open_folder: int | None = None
+    _open_kwargs: dict[str, Any]
     _file: IO[Any] | None = None
-    _temporary: str | None = None
+    _is_last_copy = False
+    temporary: str | None = None
 
     def __init__(self, path: str, is_binary: bool) -> None:
-        target = _follow_links(path)
+        target, self._old = _follow_links(path)
         if is_binary:
             super().__init__(target, 'wb')
         else:
             super().__init__(target, 'w', **_TEXT)  # type: ignore[arg-type]
         self._folder = os.path.dirname(target)
-        self._old = _metadata(target)
+
+    def get_fileobject(self) -> IO[Any]:  # type: ignore[override]
+        """Create the temporary file, without a name if that can be."""
+        # It can be given a name later only through /proc.
+        if _O_TMPFILE is not None and os.path.exists('/proc/self/fd'):
+            try:
+                return self._create(self._folder, _O_TMPFILE)
+            except OSError as error:
+                _metadata.raise_if_full(error)
+        return self._create_named()
+
+    def _create_named(self) -> IO[Any]:
+        refusal = OSError()
+        for name in _TEMPORARY_NAMES * 2:
+            self.temporary = self._new_path(name)
+            try:
+                return self._create(self.temporary, os.O_CREAT | os.O_EXCL)
+            except FileExistsError as error:
+                refusal = error
+            except OSError as error:
+                refusal = error
+                self.rollback()
+            self.temporary = None  # and what has that name is somebody else's
+        refusal.filename = self._folder
+        raise refusal
+
+    def _new_path(self, name: str) -> str:
+        return os.path.join(self._folder, name.format(os.urandom(6).hex()))
+
+    def _create(self, path: str, flags: int) -> IO[Any]:
         # A new file gets what open() gives it: the kernel applies the umask, or the
         # folder's default ACL. One that is to become like an old file is closed to
         # everybody else until it has the old one's permissions.
-        self._first_mode = 0o666 if self._old is None else 0o600
-
-    def get_fileobject(self, **kwargs: Any) -> IO[Any]:  # type: ignore[override]
-        if hasattr(os, 'O_DIRECTORY'):
-            # Now, so that nothing but the sync can fail once the file is in place.
-            self._open_folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
-        # '' is what a format finds as the name of the file, which may have none.
-        self._file = open(  # noqa: SIM115 - AtomicWriter closes it
-            '', self._mode, opener=self._create, **kwargs
-        )
+        mode = 0o666 if self._old is None else 0o600
+        descriptor = map(os.open, [path], [flags | os.O_RDWR], [mode])
+        open_descriptor: Any = partial(_open, mode=self._mode, **self._open_kwargs)
+        # To the interpreter this is one call, so no interrupt can come between the two
+        # that it makes, and leave a descriptor that nobody knows of.
+        self._file = next(map(open_descriptor, descriptor))
+        # What a format finds as the name of the file, which may have none.
+        binary: Any = getattr(self._file, 'buffer', self._file)
+        binary.raw.name = ''
         return self._file
 
-    def _create(self, _: str, flags: int) -> int:
-        """Create the temporary file, without a name if that can be."""
-        # A name can be given to the file later only through /proc.
-        if _O_TMPFILE is not None and os.path.exists('/proc/self/fd'):
-            try:
-                return os.open(self._folder, _O_TMPFILE | os.O_RDWR, self._first_mode)
-            except OSError as error:
-                if error.errno not in _NO_TMPFILE:
-                    raise
-        self._temporary = self._new_name()
-        return self._create_named(self._temporary, flags)
-
-    def _create_named(self, name: str, flags: int) -> int:
-        return os.open(name, flags | os.O_EXCL, self._first_mode)
-
-    def _new_name(self) -> str:
-        # Short, so that it fits beside a name as long as the file system allows.
-        return os.path.join(self._folder, f'.atomic_store-{os.urandom(16).hex()}.tmp')
-
     def sync(self, f: IO[Any]) -> None:
-        """Sync the file and, if it has no name, let it take the old one's place.
-
-        It would be gone once it is closed, which AtomicWriter does before it commits.
-        """
+        """Write what is buffered, give the file what the old one has, and sync it."""
         f.flush()
-        self._complete(f)
-        if self._temporary is None:
-            self._temporary = name = self._new_name()
-            # os.link() follows /proc/self/fd/N only when it uses linkat(2), which
-            # takes a directory's descriptor: any one, as both paths are absolute.
-            source = f'/proc/self/fd/{f.fileno()}'
-            try:
-                os.link(source, name, src_dir_fd=f.fileno(), follow_symlinks=True)
-            except OSError as error:
-                if error.errno not in _NO_LINK:
-                    raise
-                self._copy(f, name)
-            self._take_place(name)
-
-    def _complete(self, f: IO[Any]) -> None:
         # As the old file is now, since writing may have taken long.
-        old = _metadata(self._path) or self._old
-        if old is not None:
+        self._old = _metadata.of_file(self._path) or self._old
+        if self._old is not None:
             # After the last write, because a write takes away the set-user-ID bit and
             # file capabilities (chmod(2), capabilities(7)).
-            _restore(f.fileno(), old)
-        super().sync(f)
-
-    def _copy(self, f: IO[Any], name: str) -> None:
-        """Make a file with a name of the one without."""
-        with (
-            open(f.fileno(), 'rb', closefd=False) as source,
-            open(name, 'wb', opener=self._create_named) as copy,
-        ):
-            source.seek(0)
-            shutil.copyfileobj(source, copy)
-            copy.flush()
-            self._complete(copy)
+            _metadata.restore(f.fileno(), self._old)
+        _fsync(f.fileno())
 
     def commit(self, f: IO[Any]) -> None:
-        if self._temporary is not None:
-            self._take_place(self._temporary)
-
-    def _take_place(self, temporary: str) -> None:
-        if self._open_folder is None:
-            # Windows opens no folders, and has a way to write them through.
-            replace_atomic(temporary, self._path)
+        """Put the file in the place of the old one, and sync the folder."""
+        if self.temporary is None:
+            self._name(f)
         else:
-            os.replace(temporary, self._path)
-            # AtomicWriter.sync() knows what a system needs, and looks for a file.
-            super().sync(_Opened(self._open_folder))  # type: ignore[arg-type]
-        self._temporary = None
-        self._release_folder()
+            f.close()  # Windows renames no open file
+        self._rename()
+        with contextlib.suppress(OSError):
+            f.close()  # before the folder is opened: descriptors may be scarce
+        if hasattr(os, 'O_DIRECTORY'):  # elsewhere the renaming is written through
+            _sync_folder(self._folder)
+
+    def _name(self, f: IO[Any]) -> None:
+        """Give a name to a file without one, or copy it to a file with one."""
+        syncs_again = _may_be_btrfs(self._folder)
+        self.temporary = self._new_path(_TEMPORARY_NAMES[0])
+        try:
+            # os.link() follows /proc/self/fd/N only when it uses linkat(2), which takes
+            # a directory's descriptor: any one, as both paths are absolute.
+            os.link(
+                f'/proc/self/fd/{f.fileno()}',
+                self.temporary,
+                src_dir_fd=f.fileno(),
+                follow_symlinks=True,
+            )
+        except OSError as error:
+            self.temporary = None
+            _metadata.raise_if_full(error)
+            self._copy(f)
+        else:
+            if syncs_again:
+                _fsync(f.fileno())
+
+    def _copy(self, f: IO[Any]) -> None:
+        with f, _open(f.fileno(), 'rb', closefd=False) as source:
+            copy = self._create_named()
+            source.seek(0)
+            shutil.copyfileobj(source, getattr(copy, 'buffer', copy))
+        self.sync(copy)
+        copy.close()
+
+    def _rename(self) -> None:
+        assert self.temporary is not None
+        try:
+            if hasattr(os, 'O_DIRECTORY'):
+                os.replace(self.temporary, self._path)
+            else:
+                move = partial(replace_atomic, self.temporary, self._path)
+                _patiently(move, self._why_in_vain)
+        except OSError as error:
+            if error.errno == errno.EBUSY:
+                note = 'the file is a mount point, as in containers: mount its folder'
+                add_note(error, note)
+            # An SMB mount may take the target away and then say that it could not rename
+            # (Linux before 6.17, while somebody has the file open).
+            self._is_last_copy = self._old is not None and _is_gone(self._path)
+            raise
+        self.temporary = None
+
+    def _why_in_vain(self) -> str | None:
+        with contextlib.suppress(OSError):
+            if not os.stat(self._path).st_mode & stat.S_IWRITE:
+                return 'the file is read-only'
+        return None
 
     def rollback(self, f: IO[Any] | None = None) -> None:
-        try:
-            if self._file is not None:
+        """Close the file, and remove it, unless it is the last one that has the value."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # what led here matters more
                 self._file.close()
-        finally:
-            if self._temporary is not None:
-                # What led here says more than why this fails, if only because there
-                # is no such file.
-                with contextlib.suppress(OSError):
-                    os.unlink(self._temporary)
-            self._release_folder()
-
-    def _release_folder(self) -> None:
-        if self._open_folder is not None:
-            # In one line, because an interrupt can come between lines.
-            os.close(self.__dict__.pop('_open_folder'))
+        if self.temporary is not None and not self._is_last_copy:
+            unlink = partial(os.unlink, self.temporary)
+            with contextlib.suppress(OSError):
+                with contextlib.suppress(FileNotFoundError):
+                    _patiently(unlink)
+                self.temporary = None
 
 
-class _Opened(NamedTuple):
-    """An open folder, for a function that syncs files."""
+def _may_be_btrfs(folder: str) -> bool:
+    """Whether a file that was synced without a name must be synced again with one.
 
-    descriptor: int
+    btrfs does nothing when a file without a name is synced, at least up to Linux 6.12
+    (btrfs_log_inode_parent() skips inodes that have no links): after a power cut the file
+    is empty. The other file systems count a folder's subfolders in its links. btrfs does
+    not, so its folders have one link, as do merged folders of overlayfs, which may lie
+    on btrfs. Ask once the temporary file is there: only then the folder is merged.
+    """
+    try:
+        return os.stat(folder).st_nlink < 2
+    except OSError:
+        return True
 
-    def fileno(self) -> int:
-        return self.descriptor
 
-    def flush(self) -> None:
-        pass
-
-
-def _follow_links(path: str) -> str:
-    """Return the path of the file itself, which is replaced in its own folder."""
-    target = path
-    for _ in range(41):  # Linux follows 40 (path_resolution(7)), the next is no link
+def _fsync(descriptor: int) -> None:
+    """Sync a file or folder, and on macOS the disk's cache, which fsync() leaves out."""
+    if hasattr(fcntl, 'F_FULLFSYNC'):
         try:
-            link = os.readlink(target)
+            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+            return
         except OSError as error:
-            # EINVAL: this is no link.
-            if error.errno not in (errno.EINVAL, errno.ENOENT):
+            if error.errno not in _NO_SYNC:
                 raise
-            break
-        target = os.path.join(os.path.dirname(target), link)
-    else:
-        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
-    if target != path:
+    os.fsync(descriptor)
+
+
+def _sync_folder(folder: str) -> None:
+    opened: list[int] = []
+    try:
+        # One call again, which no interrupt can come between.
+        opened.extend(map(os.open, [folder], [os.O_RDONLY | os.O_DIRECTORY]))
+        _fsync(opened[0])
+    except OSError as error:
+        # A folder may be one to write to, but not to read.
+        if error.errno not in _NO_SYNC | {errno.EACCES, errno.EPERM}:
+            note = 'the file already holds the new value, but a power cut may undo that'
+            add_note(error, note)
+            raise
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+
+
+def _is_gone(path: str) -> bool:
+    try:
+        return os.stat(path).st_nlink == 0
+    except OSError:
+        return True
+
+
+def _patiently(
+    action: Callable[[], _T], why_in_vain: Callable[[], str | None] = lambda: None
+) -> _T:
+    """Do what Windows refuses while another program has the file open: try again."""
+    end, pause = 0.0, 0.001
+    while True:
+        try:
+            return action()
+        except OSError as error:
+            if not _is_in_use(error):
+                raise
+            reason = why_in_vain()
+            if end and time.monotonic() > end:
+                reason = reason or (
+                    'another program has the file open, or you have no access to it: '
+                    f'tried for {_PATIENCE:.0f} seconds'
+                )
+            if reason:
+                add_note(error, reason)
+                raise
+        end = end or time.monotonic() + _PATIENCE
+        # At random, so that two who wait for each other do not meet again and again.
+        time.sleep(pause * os.urandom(1)[0] / 255)
+        pause = min(2 * pause, 0.01)
+
+
+def _is_in_use(error: OSError) -> bool:
+    winerror = getattr(error, 'winerror', None)
+    if winerror is not None:
+        return winerror in _IN_USE
+    # What open() raises comes from the C library, which knows no winerror.
+    return os.name == 'nt' and error.errno == errno.EACCES
+
+
+def _refuse_a_path_through_a_file(path: str) -> None:
+    """Raise what Windows does not: there, such a path leads to no file, and that is all."""
+    parent = os.path.dirname(path)
+    while parent != os.path.dirname(parent) and not os.path.lexists(parent):
+        parent = os.path.dirname(parent)
+    if os.path.isfile(parent):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+
+
+def _follow_links(path: str) -> tuple[str, _metadata.Metadata | None]:
+    """Return the path of the file itself, and what it has if there is one."""
+    target, status = path, _status(path)
+    links = 0
+    while status is not None and stat.S_ISLNK(status.st_mode):
+        links += 1
+        if links > 40:  # which is where Linux stops (path_resolution(7))
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+        target = os.path.join(os.path.dirname(target), os.readlink(target))
+        if os.name == 'nt':
+            # After the prefix of an absolute link, `..` would be a name like any other.
+            target = os.path.normpath(target)
+        status = _status(target)
+    if links:
         # By itself the kernel follows no link that somebody may have planted (proc(5),
         # fs.protected_symlinks), and some that have no path (proc(5), /proc/pid/fd).
         try:
             os.stat(path)
         except FileNotFoundError:
-            return target  # which is to be created
-        os.stat(target)
-    return target
+            pass  # the last one dangles
+        else:
+            status = os.stat(target)
+    return target, None if status is None else _metadata.of_status(target, status)
 
 
-def _metadata(path: str) -> _Metadata | None:
-    """Return what the file at `path` must keep, or None where there is none."""
+def _status(path: str) -> os.stat_result | None:
     try:
-        while True:
-            status = os.stat(path)
-            if stat.S_ISDIR(status.st_mode):
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-            if not stat.S_ISREG(status.st_mode):
-                raise OSError(
-                    errno.EINVAL, 'Not a regular file, so it is not replaced', path
-                )
-            mode, attributes = stat.S_IMODE(status.st_mode), _attributes(path)
-            # Permission bits of one moment mean something else with another's ACL.
-            if os.stat(path).st_ctime_ns == status.st_ctime_ns:
-                return _Metadata(mode, status.st_uid, status.st_gid, attributes)
+        return os.lstat(path)
     except FileNotFoundError:
         return None
-
-
-def _attributes(path: str) -> dict[str, bytes]:
-    """Return the extended attributes, an ACL among them, that can be read."""
-    attributes = {}
-    if hasattr(os, 'listxattr'):
-        names = []
-        with _where_allowed({errno.ENOTSUP}):
-            names = os.listxattr(path)
-        for name in names:
-            # A file whose ACL is unknown cannot be kept as closed as it is.
-            with _where_allowed({errno.ENODATA} if name == _ACL else _REFUSED):
-                attributes[name] = os.getxattr(path, name)
-    return attributes
-
-
-def _restore(file: int, old: _Metadata) -> None:
-    """Give a file what the old one had, and let nobody read it who could not."""
-    if not hasattr(os, 'fchown'):  # on Windows, which has none of this
-        return
-    for uid, gid in (-1, old.gid), (old.uid, -1):
-        with _where_allowed():
-            os.fchown(file, uid, gid)
-    status = os.fstat(file)
-    mode, attributes = old.mode, old.attributes
-    if status.st_uid != old.uid:
-        mode &= ~stat.S_ISUID
-    if status.st_gid != old.gid:
-        mode, attributes = _for_another_group(mode, attributes)
-    if hasattr(os, 'listxattr'):
-        names = set(attributes)
-        with _where_allowed():
-            names.update(os.listxattr(file))
-        # The ACL last: with it the file may already be closed to other attributes.
-        for name in sorted(names, key=lambda name: (name == _ACL, name)):
-            try:
-                if name in attributes:
-                    os.setxattr(file, name, attributes[name])
-                else:
-                    # The folder gave it to the file, the old one has it not.
-                    os.removexattr(file, name)
-            except OSError as error:
-                if error.errno not in _REFUSED:
-                    raise
-                if name == _ACL:
-                    # The bits mean something else without it.
-                    mode &= ~(stat.S_IRWXG | stat.S_IRWXO)
-    with _where_allowed():
-        os.fchmod(file, mode)
-
-
-def _for_another_group(
-    mode: int, attributes: dict[str, bytes]
-) -> tuple[int, dict[str, bytes]]:
-    """Leave to all but the owner what all could do: who is in the group has changed."""
-    mode &= ~stat.S_ISGID
-    if _ACL not in attributes:
-        common = (mode >> 3) & mode & 0o7
-        return (mode & ~0o77) | (common << 3) | common, attributes
-    version, entries = attributes[_ACL][:4], attributes[_ACL][4:]
-    acl = list(_ACL_ENTRY.iter_unpack(entries))
-    common = 0o7
-    for tag, permissions, _ in acl:
-        if tag not in _ACL_USERS:
-            common &= permissions
-    changed = {_ACL_GROUP_OBJ: common, _ACL_OTHER: common}
-    narrowed = version + b''.join(
-        _ACL_ENTRY.pack(tag, changed.get(tag, permissions), identity)
-        for tag, permissions, identity in acl
-    )
-    # Of a file with an ACL, the group's bits are the mask, which stays.
-    return (mode & ~0o7) | common, {**attributes, _ACL: narrowed}
-
-
-@contextlib.contextmanager
-def _where_allowed(refusals: set[int] = _REFUSED) -> Iterator[None]:
-    """Do without what this process may not do, or this file system cannot."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in refusals:
-            raise

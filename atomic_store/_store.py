@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+from collections.abc import Iterator
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Generic, Self
 
 from . import _files
 from ._formats import FileFormat, Format, find_format
 
-# What the interpreter says when a file or a format is handed the other kind of string.
+if TYPE_CHECKING:
+    # Type checkers know this module without it being installed.
+    from typing_extensions import TypeVar
+
+    _Value = TypeVar('_Value', default=Any)
+else:
+    from typing import TypeVar
+
+    _Value = TypeVar('_Value')
+
+# What interpreters say when a file or a format is handed the other kind of string.
+_OTHER_KIND = r"(?!'?(?:None|NoneType|int|float|bool|list|tuple|dict|set)\b)"
 _MIXED_UP = re.compile(
-    'bytes-like object is required, not|must be str, not|in binary mode'
+    f'bytes-like object is required, not {_OTHER_KIND}|must be str, not {_OTHER_KIND}'
+    "|unicode argument expected, got 'bytes'"  # PyPy
+    '|in binary mode'
     "|'str' object has no attribute 'decode'|'bytes' object has no attribute 'encode'"
 )
 
@@ -101,7 +116,7 @@ def open(
     )
 
 
-class AtomicStore:
+class AtomicStore(Generic[_Value]):
     """A value in memory and the file that it is committed to. Call `open` to get one.
 
     A ``with`` block commits when it is left normally, whether or not the value has
@@ -158,7 +173,7 @@ class AtomicStore:
     def __init__(
         self,
         path: StrOrBytesPath,
-        default: Any,
+        default: _Value,
         format: FileFormat,
         is_binary: bool,
         load_kwargs: dict[str, Any] | None,
@@ -172,7 +187,7 @@ class AtomicStore:
         self.dump_kwargs = {} if dump_kwargs is None else dump_kwargs
         self.ignore_inner_exits = bool(ignore_inner_exits)
         self.level = 0
-        self.value = self._load(default)
+        self.value: _Value = self._load(default)
 
     @property
     def path(self) -> StrOrBytesPath:
@@ -182,10 +197,12 @@ class AtomicStore:
     @path.setter
     def path(self, path: StrOrBytesPath) -> None:
         target = os.fsdecode(path)
-        if not os.path.isabs(target):
-            # The working folder may be another one by the time of the commit.
+        # The working folder may be another one by the time of the commit. On Windows each
+        # drive has one (`C:name`), and only a path with a drive is absolute (`\\name`).
+        drive = os.path.splitdrive(target)[0]
+        if os.name == 'nt' or not os.path.isabs(target):
             try:
-                target = os.path.join(os.getcwd(), target)
+                target = os.path.join(os.path.abspath(drive or os.curdir), target)
             except FileNotFoundError as error:
                 error.add_note(f'the working folder is gone, so {path!r} leads nowhere')
                 raise
@@ -206,7 +223,11 @@ class AtomicStore:
         traceback: TracebackType | None,
     ) -> None:
         self.level -= 1
-        if error_type is None and not (self.level and self.ignore_inner_exits):
+        ends_well = error_type is None or (
+            isinstance(error, SystemExit)
+            and (error.code is None or (isinstance(error.code, int) and not error.code))
+        )
+        if ends_well and not (self.level and self.ignore_inner_exits):
             self.commit()
 
     def commit(self) -> None:
@@ -249,30 +270,54 @@ class AtomicStore:
         if isinstance(returned, str | bytes) and returned and not file.tell():
             raise TypeError('dump has returned the content instead of writing it')
 
-    def _load(self, default: Any) -> Any:
+    def _load(self, default: _Value) -> _Value:
         try:
-            try:
-                file = _files.open_to_read(self._target, self.is_binary)
-            except FileNotFoundError:
-                if os.path.basename(self._target) in ('', os.curdir, os.pardir):
-                    raise  # that is the name of a folder
+            file = _files.open_to_read(self._target, self.is_binary)
+            if file is None:
                 return default
             with file:
-                return self.format.load(file, **self.load_kwargs)
+                value: _Value = self.format.load(file, **self.load_kwargs)
+                return value
         except Exception as error:
             self._add_notes(error, 'loading')
             raise
 
     def _add_notes(self, error: Exception, action: str) -> None:
-        """Say of an error which file it is about, and what the format may need."""
-        error.add_note(f'while {action} {self._target!r}')
-        if not isinstance(error, TypeError | AttributeError):
-            return
-        if _MIXED_UP.search(str(error)):
-            error.add_note(
+        """Say which file an error is about, and what to do where that is known."""
+        _files.add_note(error, f'while {action} {self._target!r}')
+        with contextlib.suppress(
+            Exception
+        ):  # the error matters more than what is said of it
+            error.__notes__.insert(0, error.__notes__.pop())
+            for hint in self._hints(error, action):
+                _files.add_note(error, hint)
+
+    def _hints(self, error: Exception, action: str) -> Iterator[str]:
+        message, target = str(error), self._target
+        if isinstance(error, TypeError):
+            given = getattr(self.format, 'format_bstr', self.format)
+            if isinstance(given, type) and 'missing' in message:
+                yield f'the format is a class: is {given.__name__}() meant?'
+        if action == 'loading':
+            if os.path.isfile(target) and not os.path.getsize(target):
+                yield 'the file is empty: delete it to start from the default'
+            mixes_up = isinstance(error, TypeError | AttributeError)
+        else:
+            folder = os.path.dirname(os.path.realpath(target))
+            if isinstance(error, FileNotFoundError) and not os.path.isdir(folder):
+                yield f'the folder {folder!r} does not exist, and is not created'
+                if os.fsdecode(self.path).startswith('~'):
+                    yield 'nothing expands the ~ but os.path.expanduser()'
+            mixes_up = isinstance(error, TypeError)
+            if mixes_up and 'JSON serializable' in message:
+                yield (
+                    "JSON does not know this type: give dump_kwargs={'default': ...} a "
+                    "function that turns it into one that JSON knows, or use format='pickle'"
+                )
+            if mixes_up and message.startswith('keys must be str'):
+                yield "JSON does not know such keys: use str(key), or format='pickle'"
+        if mixes_up and _MIXED_UP.search(message):
+            yield (
                 f'the store has is_binary={self.is_binary!r}: '
                 f'does the format need is_binary={not self.is_binary}?'
             )
-        given = getattr(self.format, 'format_bstr', self.format)
-        if isinstance(given, type) and 'missing' in str(error):
-            error.add_note(f'the format is a class: is {given.__name__}() meant?')
