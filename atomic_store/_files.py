@@ -114,6 +114,7 @@ class _Replacement(AtomicWriter):
         else:
             super().__init__(target, 'w', **_TEXT)  # type: ignore[arg-type]
         self._folder = os.path.dirname(target)
+        self._open_folder: list[int] = []  # its descriptor, while it is synced
 
     def get_fileobject(self) -> IO[Any]:  # type: ignore[override]
         """Create the temporary file, without a name if that can be."""
@@ -179,7 +180,7 @@ class _Replacement(AtomicWriter):
         with contextlib.suppress(OSError):
             f.close()  # before the folder is opened: descriptors may be scarce
         if hasattr(os, 'O_DIRECTORY'):  # elsewhere the renaming is written through
-            _sync_folder(self._folder)
+            self._sync_folder()
 
     def _name(self, f: IO[Any]) -> None:
         """Give a name to a file without one, or copy it to a file with one."""
@@ -234,6 +235,26 @@ class _Replacement(AtomicWriter):
                 return 'the file is read-only'
         return None
 
+    def _sync_folder(self) -> None:
+        try:
+            # One call again, for the same reason.
+            self._open_folder.extend(
+                map(os.open, [self._folder], [os.O_RDONLY | os.O_DIRECTORY])
+            )
+            _fsync(self._open_folder[0])
+        except OSError as error:
+            # A folder may be one to write to, but not to read.
+            if error.errno not in _NO_SYNC | {errno.EACCES, errno.EPERM}:
+                note = 'the file already holds the new value, but a power cut may undo that'
+                add_note(error, note)
+                raise
+        self._close_folder()
+
+    def _close_folder(self) -> None:
+        while self._open_folder:
+            with contextlib.suppress(OSError):
+                os.close(self._open_folder.pop())
+
     def rollback(self, f: IO[Any] | None = None) -> None:
         """Close the file, and remove it, unless it is the last one that has the value."""
         if self._file is not None:
@@ -245,6 +266,7 @@ class _Replacement(AtomicWriter):
                 with contextlib.suppress(FileNotFoundError):
                     _patiently(unlink)
                 self.temporary = None
+        self._close_folder()
 
 
 def _may_be_btrfs(folder: str) -> bool:
@@ -272,23 +294,6 @@ def _fsync(descriptor: int) -> None:
             if error.errno not in _NO_SYNC:
                 raise
     os.fsync(descriptor)
-
-
-def _sync_folder(folder: str) -> None:
-    opened: list[int] = []
-    try:
-        # One call again, which no interrupt can come between.
-        opened.extend(map(os.open, [folder], [os.O_RDONLY | os.O_DIRECTORY]))
-        _fsync(opened[0])
-    except OSError as error:
-        # A folder may be one to write to, but not to read.
-        if error.errno not in _NO_SYNC | {errno.EACCES, errno.EPERM}:
-            note = 'the file already holds the new value, but a power cut may undo that'
-            add_note(error, note)
-            raise
-    finally:
-        for descriptor in opened:
-            os.close(descriptor)
 
 
 def _is_gone(path: str) -> bool:
