@@ -1,4 +1,8 @@
-"""The store: a value, and the file that it is loaded from and committed to."""
+"""The store: a value, and the file that it is loaded from and committed to.
+
+Only this module knows both formats and files. An error passes through it unchanged but
+for its notes, the first of which says which file it is about.
+"""
 
 from __future__ import annotations
 
@@ -56,8 +60,8 @@ def open(
     format : str, module, class or instance, optional
         How the value is written:
 
-        - ``None``, ``'json'`` or the module `json`: JSON, byte for byte as `json.dump`
-          writes it;
+        - ``None``, ``'json'`` or the module `json`: JSON, byte for byte what `json.dumps`
+          returns;
         - ``'pickle'``: the module `pickle`. Load no pickle that somebody else may have
           written: it can run any code;
         - ``'bson'``: the package of that name, the standalone one or PyMongo's;
@@ -94,7 +98,8 @@ def open(
         Whatever the format raises on what the file holds, an empty file included:
         `json.JSONDecodeError` for JSON, `UnicodeDecodeError` where text is not UTF-8.
 
-    Errors in loading have a note (`BaseException.add_note`) that names the file.
+    Errors in loading have notes (`BaseException.add_note`): which file, and where that is
+    known, what to do.
 
     Examples
     --------
@@ -120,11 +125,15 @@ class AtomicStore(Generic[_Value]):
     """A value in memory and the file that it is committed to. Call `open` to get one.
 
     A ``with`` block commits when it is left normally, whether or not the value has
-    changed, and does not when it is left by an exception. The same store may be entered
+    changed. It does not commit when it is left by an exception, unless that is a
+    `SystemExit` that means success, as ``sys.exit()`` does. The same store may be entered
     again in such a block; see `ignore_inner_exits`.
 
     There is no lock. Of two stores on one path, each commit is whole, and the later
     one wins.
+
+    Type checkers take the value for `Any`, unless its type is given:
+    ``store: AtomicStore[Settings] = atomic_store.open(...)``.
 
     Parameters
     ----------
@@ -198,9 +207,10 @@ class AtomicStore(Generic[_Value]):
     def path(self, path: StrOrBytesPath) -> None:
         target = os.fsdecode(path)
         # The working folder may be another one by the time of the commit. On Windows each
-        # drive has one (`C:name`), and only a path with a drive is absolute (`\\name`).
-        drive = os.path.splitdrive(target)[0]
+        # drive has one (`C:name`), and even a path that counts as absolute may leave the
+        # drive open (`\\name`).
         if os.name == 'nt' or not os.path.isabs(target):
+            drive = os.path.splitdrive(target)[0]
             try:
                 target = os.path.join(os.path.abspath(drive or os.curdir), target)
             except FileNotFoundError as error:
@@ -225,7 +235,8 @@ class AtomicStore(Generic[_Value]):
         self.level -= 1
         ends_well = error_type is None or (
             isinstance(error, SystemExit)
-            and (error.code is None or (isinstance(error.code, int) and not error.code))
+            and isinstance(error.code, int | None)
+            and not error.code
         )
         if ends_well and not (self.level and self.ignore_inner_exits):
             self.commit()
@@ -246,11 +257,13 @@ class AtomicStore(Generic[_Value]):
         Exception
             Whatever the format raises on a value that it cannot write.
 
-        Errors have a note (`BaseException.add_note`) that names the file. After an
-        error the file holds the old value, except if the error came after the
-        replacement, as when the folder cannot be synced: then it holds the new one, which
-        may not be on disk yet.
-        Nothing is left beside it.
+        Errors have notes (`BaseException.add_note`): which file, and where that is known,
+        what to do. After an error the file holds the old value, and nothing is left beside
+        it. The exceptions say so in a note: if the folder could not be synced, the file
+        already holds the new value; if the temporary file could not be removed, it stays.
+
+        On Windows, where a file that is in use cannot be replaced, this tries again for up
+        to five seconds.
 
         Examples
         --------
@@ -262,7 +275,7 @@ class AtomicStore(Generic[_Value]):
         try:
             _files.replace(self._target, self.is_binary, self._dump)
         except Exception as error:
-            self._add_notes(error, 'committing')
+            self._add_notes(error, 'committing', self._committing_hints(error))
             raise
 
     def _dump(self, file: IO[Any]) -> None:
@@ -279,44 +292,44 @@ class AtomicStore(Generic[_Value]):
                 value: _Value = self.format.load(file, **self.load_kwargs)
                 return value
         except Exception as error:
-            self._add_notes(error, 'loading')
+            self._add_notes(error, 'loading', self._loading_hints(error))
             raise
 
-    def _add_notes(self, error: Exception, action: str) -> None:
-        """Say which file an error is about, and what to do where that is known."""
+    def _add_notes(self, error: Exception, action: str, hints: Iterator[str]) -> None:
         _files.add_note(error, f'while {action} {self._target!r}')
-        with contextlib.suppress(
-            Exception
-        ):  # the error matters more than what is said of it
-            error.__notes__.insert(0, error.__notes__.pop())
-            for hint in self._hints(error, action):
+        with contextlib.suppress(Exception):  # the error matters more than its notes
+            error.__notes__.insert(0, error.__notes__.pop())  # others' go into detail
+            for hint in hints:
                 _files.add_note(error, hint)
 
-    def _hints(self, error: Exception, action: str) -> Iterator[str]:
-        message, target = str(error), self._target
-        if isinstance(error, TypeError):
-            given = getattr(self.format, 'format_bstr', self.format)
-            if isinstance(given, type) and 'missing' in message:
-                yield f'the format is a class: is {given.__name__}() meant?'
-        if action == 'loading':
-            if os.path.isfile(target) and not os.path.getsize(target):
-                yield 'the file is empty: delete it to start from the default'
-            mixes_up = isinstance(error, TypeError | AttributeError)
-        else:
-            folder = os.path.dirname(os.path.realpath(target))
-            if isinstance(error, FileNotFoundError) and not os.path.isdir(folder):
+    def _loading_hints(self, error: Exception) -> Iterator[str]:
+        if os.path.isfile(self._target) and not os.path.getsize(self._target):
+            yield 'the file is empty: delete it to start from the default'
+        if isinstance(error, TypeError | AttributeError):
+            yield from self._format_hints(str(error))
+
+    def _committing_hints(self, error: Exception) -> Iterator[str]:
+        if isinstance(error, FileNotFoundError):
+            folder = os.path.dirname(os.path.realpath(self._target))
+            if not os.path.isdir(folder):
                 yield f'the folder {folder!r} does not exist, and is not created'
                 if os.fsdecode(self.path).startswith('~'):
-                    yield 'nothing expands the ~ but os.path.expanduser()'
-            mixes_up = isinstance(error, TypeError)
-            if mixes_up and 'JSON serializable' in message:
+                    yield 'Python does not expand ~ in a path: use os.path.expanduser()'
+        if isinstance(error, TypeError):
+            if 'JSON serializable' in str(error):
                 yield (
-                    "JSON does not know this type: give dump_kwargs={'default': ...} a "
-                    "function that turns it into one that JSON knows, or use format='pickle'"
+                    "JSON does not know this type: convert it with dump_kwargs={'default': "
+                    "...}, or use format='pickle'"
                 )
-            if mixes_up and message.startswith('keys must be str'):
+            if str(error).startswith('keys must be str'):
                 yield "JSON does not know such keys: use str(key), or format='pickle'"
-        if mixes_up and _MIXED_UP.search(message):
+            yield from self._format_hints(str(error))
+
+    def _format_hints(self, message: str) -> Iterator[str]:
+        given = getattr(self.format, 'format_bstr', self.format)
+        if isinstance(given, type) and 'missing' in message:
+            yield f'the format is a class: is {given.__name__}() meant?'
+        if _MIXED_UP.search(message):
             yield (
                 f'the store has is_binary={self.is_binary!r}: '
                 f'does the format need is_binary={not self.is_binary}?'
