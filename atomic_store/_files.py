@@ -260,7 +260,8 @@ class _Replacement(AtomicWriter):
     def _close_folder(self) -> None:
         while self._open_folder:
             with contextlib.suppress(OSError):
-                os.close(self._open_folder.pop())
+                # One call again, in which the descriptor is taken off the list and closed.
+                next(map(os.close, map(list.pop, [self._open_folder])))
 
     def rollback(self, f: IO[Any] | None = None) -> None:
         """Close the file, and remove it, unless it is the last one that has the value."""
