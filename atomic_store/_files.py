@@ -51,6 +51,9 @@ _TEMPORARY_NAMES = ('.atomic_store-{}.tmp', '{}-atomic_store.tmp', '{:.8}')
 # has no F_FULLFSYNC.
 _NO_SYNC = {errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EBADF}
 
+_SCARCE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT}
+_NOT_SYNCED = 'the file already holds the new value, but a power cut may undo that'
+
 # Some FUSE file systems do not find a file at the moment when it is replaced (libfuse
 # issue 637). To take the default then, and commit it, would cost the value, so open()
 # looks again, in seconds. Under bindfs, with a writer that never pauses, a second look at
@@ -248,12 +251,18 @@ class _Replacement(AtomicWriter):
             self._open_folder.extend(
                 map(os.open, [self._folder], [os.O_RDONLY | os.O_DIRECTORY])
             )
+        except OSError as error:
+            # One may write to a folder that one may not read. But where descriptors or
+            # memory are scarce, another commit may succeed.
+            if error.errno in _SCARCE:
+                add_note(error, _NOT_SYNCED)
+                raise
+            return
+        try:
             _fsync(self._open_folder[0])
         except OSError as error:
-            # A folder may be one to write to, but not to read.
-            if error.errno not in _NO_SYNC | {errno.EACCES, errno.EPERM}:
-                note = 'the file already holds the new value, but a power cut may undo that'
-                add_note(error, note)
+            if error.errno not in _NO_SYNC:
+                add_note(error, _NOT_SYNCED)
                 raise
         self._close_folder()
 

@@ -82,21 +82,25 @@ def of_file(path: str) -> Metadata | None:
 
 
 def _with_attributes(path: str, old: Metadata) -> Metadata:
-    attributes: dict[str, bytes] = {}
-    if hasattr(os, 'listxattr'):
+    if not hasattr(os, 'listxattr'):
+        return old._replace(attributes={})
+    is_listed = True
+    try:
+        names = os.listxattr(path)
+    except OSError as error:
+        raise_if_full(error)
+        if error.errno == errno.ENOTSUP:  # the file system has no attributes
+            return old._replace(attributes={})
+        names, is_listed = [_ACL], False
+    attributes = {}
+    for name in names:
         try:
-            names = os.listxattr(path)
+            attributes[name] = os.getxattr(path, name)
         except OSError as error:
-            if error.errno != errno.ENOTSUP:  # which says that a file system has none
-                return old
-            names = []
-        for name in names:
-            try:
-                attributes[name] = os.getxattr(path, name)
-            except OSError:
-                if name == _ACL:
-                    old = old._replace(mode=old.mode & ~_GROUP_AND_OTHERS)
-    return old._replace(attributes=attributes)
+            raise_if_full(error)
+            if name == _ACL and is_listed:
+                old = old._replace(mode=old.mode & ~_GROUP_AND_OTHERS)
+    return old._replace(attributes=attributes) if is_listed or attributes else old
 
 
 def restore(file: int, old: Metadata) -> None:
@@ -126,17 +130,24 @@ def raise_if_full(error: OSError) -> None:
 
 def _restore_owner(file: int, old: Metadata) -> tuple[int, int]:
     """Restore owner and group, else the group; return what the file then has."""
-    status = os.fstat(file)
+    uid, gid = _owner(file)
     # Always both: some FUSE file systems take the -1 that leaves one alone for an id.
-    for uid in old.uid, status.st_uid:
-        if (uid, old.gid) != (status.st_uid, status.st_gid):
+    for new_uid in old.uid, uid:
+        if (new_uid, old.gid) != (uid, gid):
             try:
-                os.fchown(file, uid, old.gid)
+                os.fchown(file, new_uid, old.gid)
             except OSError as error:
                 raise_if_full(error)
             else:
-                status = os.fstat(file)
-                break
+                return _owner(file)
+    return uid, gid
+
+
+def _owner(file: int) -> tuple[int, int]:
+    try:
+        status = os.fstat(file)
+    except OSError:
+        return -1, -1  # which nobody has
     return status.st_uid, status.st_gid
 
 
