@@ -6,6 +6,7 @@ import contextlib
 import doctest
 import io
 import re
+import sys
 from itertools import groupby
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from sybil.parsers.markdown import CodeBlockParser
 import atomic_store
 
 README = Path(__file__).parent.parent / 'README.md'
+TEXT = README.read_text(encoding='utf-8')
 
 
 def run(example: Example) -> None:
@@ -30,26 +32,17 @@ def run(example: Example) -> None:
         assert checker.check_output(said, printed.getvalue(), doctest.ELLIPSIS)
 
 
-def compare(example: Example) -> None:
-    """Compare a block with the file that the text before it names."""
-    before = example.document.text[: example.region.start]
-    name = re.findall(r'`(\w+\.\w+)`', before)[-1]
-    assert Path(name).read_text(encoding='utf-8').strip() == example.parsed.strip()
-
-
 def section(example: Example) -> str:
     before = example.document.text[: example.region.start]
     headings: list[str] = re.findall('^#+ (.*)', before, re.MULTILINE)
     return headings[-1]
 
 
-PARSERS = [
-    CodeBlockParser('python', run),
-    *(CodeBlockParser(kind, compare) for kind in ('json', 'yaml', 'toml', 'text')),
-]
 SECTIONS = {
     name: list(examples)
-    for name, examples in groupby(Sybil(PARSERS).parse(README).examples(), section)
+    for name, examples in groupby(
+        Sybil([CodeBlockParser('python', run)]).parse(README).examples(), section
+    )
 }
 
 
@@ -58,6 +51,35 @@ def test_readme(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.chdir(tmp_path)
     for example in SECTIONS[name]:
         example.evaluate()
+
+
+def packages() -> dict[str, str]:
+    """Return what the README's table gives to `open` for each package."""
+    rows = TEXT.partition('| `format` | other arguments |')[2].partition('\n\n')[0]
+    found = {}
+    for row in rows.splitlines()[2:]:
+        formats, arguments = row.split('|')[1:3]
+        for name in re.findall('`(.+?)`', formats):
+            found[name] = f'format={name}, {arguments.strip(" `")}'
+    return found
+
+
+@pytest.mark.parametrize('name', packages())
+def test_a_package_works_as_it_is(name: str, tmp_path: Path) -> None:
+    pytest.importorskip(name.removesuffix('.YAML()'))
+    root = name.partition('.')[0]
+    arguments = eval(f'dict({packages()[name]})', {root: sys.modules[root]})
+    value = {'name': 'Zoë', 'numbers': [1, 2.5]}
+    atomic_store.open(tmp_path / 'file', value, **arguments).commit()
+    assert atomic_store.open(tmp_path / 'file', **arguments).value == value
+
+
+def test_the_commands_of_the_readme_set_up_an_environment_of_their_own() -> None:
+    commands = re.findall(r'^```sh\n(.*?)^```$', TEXT, re.MULTILINE | re.DOTALL)
+    assert len(commands) == 2
+    for command in commands:
+        assert command.startswith('python3 -m venv .venv && .venv/bin/pip install ')
+        assert '&& .venv/bin/py' in command
 
 
 DOCTESTS = [
