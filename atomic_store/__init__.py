@@ -1,8 +1,8 @@
 """Keep one value in one file, and replace that file atomically.
 
-A script opens the store, changes the value as it likes, and leaves the
-``with`` block. The file then holds the whole new value or, if anything went
-wrong, still the whole old one::
+Open the store, change the value, and leave the ``with`` block. The file then
+holds the whole new value. If anything went wrong, it still holds the whole
+old one::
 
     import atomic_store
 
@@ -11,8 +11,8 @@ wrong, still the whole old one::
 
 ``open`` opens a store, ``AtomicStore`` is what it returns. For a format of
 your own, override the methods of ``AbstractFormatFile``, which work on a file,
-or of ``AbstractFormatBstr``, which work on a string. ``WrapBinaryFormat`` makes
-one of the first kind of one of the second, as ``open`` does by itself.
+or of ``AbstractFormatBstr``, which work on a string. ``WrapBinaryFormat`` turns
+a format of the second kind into one of the first. ``open`` does this for you.
 """
 
 from ._formats import AbstractFormatBstr, AbstractFormatFile, WrapBinaryFormat

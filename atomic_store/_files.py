@@ -96,7 +96,12 @@ def replace(path: str, is_binary: bool, dump: Callable[[IO[Any]], object]) -> No
         replacement.commit(file)
     except BaseException as error:
         replacement.rollback()
-        if replacement.temporary is not None:
+        if replacement.is_last_copy:
+            add_note(
+                error,
+                f'the old file is gone, the new value is in {replacement.temporary!r}',
+            )
+        elif replacement.temporary is not None:
             add_note(error, f'the temporary file stays: {replacement.temporary!r}')
         raise
 
@@ -114,8 +119,8 @@ class _Replacement(AtomicWriter):
     _mode: str
     _open_kwargs: dict[str, Any]
     _file: IO[Any] | None = None
-    _is_last_copy = False
     temporary: str | None = None
+    is_last_copy = False
 
     def __init__(self, path: str, is_binary: bool) -> None:
         target, self._old = _follow_links(path)
@@ -235,7 +240,7 @@ class _Replacement(AtomicWriter):
                 add_note(error, note)
             # An SMB mount may take the target away and then say that it could not rename
             # (Linux before 6.17, while somebody has the file open).
-            self._is_last_copy = self._old is not None and _is_gone(self._path)
+            self.is_last_copy = self._old is not None and _is_gone(self._path)
             raise
         self.temporary = None
 
@@ -278,7 +283,7 @@ class _Replacement(AtomicWriter):
             # What led here matters more. ValueError: the format has detached it.
             with contextlib.suppress(OSError, ValueError):
                 self._file.close()
-        if self.temporary is not None and not self._is_last_copy:
+        if self.temporary is not None and not self.is_last_copy:
             unlink = partial(os.unlink, self.temporary)
             with contextlib.suppress(OSError):
                 with contextlib.suppress(FileNotFoundError):

@@ -8,10 +8,10 @@ from typing import IO, Any, Literal, Protocol
 
 
 class AbstractFormatFile:
-    """A format that writes a value to a file and reads it back, to be overridden.
+    """Base class for a format that works on an open file.
 
-    To read only, override `load` alone; to write only, `dump`. The other one raises
-    `NotImplementedError`.
+    Override `dump` and `load`. To read only, override `load` alone. A method that is not
+    overridden raises `NotImplementedError`.
 
     Examples
     --------
@@ -60,10 +60,10 @@ class AbstractFormatFile:
 
 
 class AbstractFormatBstr:
-    """A format that turns a value into a string and back, to be overridden.
+    """Base class for a format that works on the whole content of a file.
 
-    To read only, override `loads` alone; to write only, `dumps`. The other one raises
-    `NotImplementedError`.
+    Override `dumps` and `loads`. To read only, override `loads` alone. A method that is
+    not overridden raises `NotImplementedError`.
 
     Examples
     --------
@@ -95,7 +95,7 @@ class AbstractFormatBstr:
         raise NotImplementedError(f'{type(self).__name__} does not override dumps')
 
     def loads(self, data: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """Return the value that a file's content stands for.
+        """Return the value that was written as this content.
 
         Parameters
         ----------
@@ -130,15 +130,15 @@ Format = (
 
 
 class WrapBinaryFormat(AbstractFormatFile):
-    """A format with `dump` and `load` made of one with `dumps` and `loads`.
+    """Turns a format with `dumps` and `loads` into one with `dump` and `load`.
 
-    `open` makes one by itself where it is needed.
+    `open` does this for you.
 
     Parameters
     ----------
     format_bstr : module, class or instance
-        Anything with `dumps` and `loads`. They may give and take ``str`` as well, in
-        a store that is not binary.
+        Anything with `dumps` and `loads`. In a store that is not binary, they work on
+        ``str``.
 
     Attributes
     ----------
@@ -163,7 +163,7 @@ class WrapBinaryFormat(AbstractFormatFile):
         return f'WrapBinaryFormat({self.format_bstr!r})'
 
     def dump(self, value: Any, file: Any, /, *args: Any, **kwargs: Any) -> None:
-        """Write what `dumps` makes of a value to a file.
+        """Write what `dumps` returns for a value to a file.
 
         Parameters
         ----------
@@ -187,11 +187,11 @@ class WrapBinaryFormat(AbstractFormatFile):
         except TypeError as error:
             if not isinstance(data, str | bytes | bytearray | memoryview):
                 kind = type(data).__name__
-                error.add_note(f'{name} has returned {kind}, neither bytes nor str')
+                error.add_note(f'{name} returned {kind}, not bytes or str')
             raise
 
     def load(self, file: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """Return what `loads` makes of a file.
+        """Return what `loads` returns for the content of a file.
 
         Parameters
         ----------

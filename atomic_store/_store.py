@@ -54,7 +54,7 @@ def open(
     Parameters
     ----------
     path : str, bytes or os.PathLike
-        The file. Its folder is not created; it may be missing until the first commit.
+        The file. Its folder must exist by the first commit.
     default : object, optional
         The value if the file does not exist: this very object, not a copy.
     format : str, module, class or instance, optional
@@ -62,21 +62,21 @@ def open(
 
         - ``None``, ``'json'`` or the module `json`: JSON, byte for byte what `json.dumps`
           returns;
-        - ``'pickle'``: the module `pickle`. Load no pickle that somebody else may have
-          written: it can run any code;
+        - ``'pickle'``: the module `pickle`. Never load a pickle that somebody else may
+          have written: it can run any code;
         - ``'bson'``: the package of that name, the standalone one or PyMongo's;
         - anything with ``dump(value, file)`` and ``load(file)``, or with
           ``dumps(value)`` and ``loads(data)``, or with ``encode(value)`` and
-          ``decode(data)``. The first of these pairs that it has is used. Of a class,
-          these must be static or class methods, except of a subclass of
-          `AbstractFormatFile` or `AbstractFormatBstr`, which is called without
-          arguments to make an instance.
+          ``decode(data)``. The first of these pairs that it has is used. In a class,
+          they must be static or class methods. A subclass of `AbstractFormatFile` or
+          `AbstractFormatBstr` may be given as a class, too: it is then called without
+          arguments.
     is_binary : bool, optional
-        Whether the format works on ``bytes`` rather than on ``str``. By default it does,
-        unless it is JSON; PyYAML, for one, needs ``False``. Text is UTF-8, and no line
-        ending is translated.
+        Whether the format works on ``bytes`` rather than on ``str``. The default is
+        ``False`` for JSON and ``True`` for any other format. PyYAML, for example, needs
+        ``False``. Text is UTF-8, and no line ending is translated.
     load_kwargs, dump_kwargs : dict, optional
-        Keyword arguments for each call of the format's function that loads or dumps.
+        Keyword arguments for the format's functions that load and dump.
     ignore_inner_exits : bool, optional
         Whether only the outermost of nested ``with`` blocks commits.
 
@@ -93,13 +93,13 @@ def open(
         If `format` is unknown, or its package is not installed, or if `path` has a
         NUL character.
     OSError
-        If the file cannot be read, for any reason but that it does not exist.
+        If the file cannot be read, except because it does not exist.
     Exception
-        Whatever the format raises on what the file holds, an empty file included:
-        `json.JSONDecodeError` for JSON, `UnicodeDecodeError` where text is not UTF-8.
+        Whatever the format raises when it loads the file, for example because it is
+        empty: `json.JSONDecodeError` for JSON, `UnicodeDecodeError` if text is not UTF-8.
 
-    Errors in loading have notes (`BaseException.add_note`): which file, and where that is
-    known, what to do.
+    Errors in loading have notes (`BaseException.add_note`). They name the file and, where
+    that is known, say what to do.
 
     Examples
     --------
@@ -157,11 +157,11 @@ class AtomicStore(Generic[_Value]):
     level : int
         How many ``with`` blocks are open.
     path
-        The file, as it was given. A relative path means the file that it meant when it
-        was given or assigned.
+        The file, as it was given. A relative path keeps its meaning when the working
+        folder changes.
     format, is_binary, load_kwargs, dump_kwargs, ignore_inner_exits
         As in the parameters of this class: `format` is an object with `dump` and `load`,
-        never a name. Each may be assigned; the next commit goes by it.
+        never a name. Each may be assigned. The next commit uses it.
 
     Raises
     ------
@@ -200,7 +200,7 @@ class AtomicStore(Generic[_Value]):
 
     @property
     def path(self) -> StrOrBytesPath:
-        """The file, as it was given. A relative path is taken from where it is assigned."""
+        """The file, as it was given. A relative path is resolved when it is assigned."""
         return self._path
 
     @path.setter
@@ -214,7 +214,9 @@ class AtomicStore(Generic[_Value]):
             try:
                 target = os.path.join(os.path.abspath(drive or os.curdir), target)
             except FileNotFoundError as error:
-                error.add_note(f'the working folder is gone, so {path!r} leads nowhere')
+                error.add_note(
+                    f'{path!r} is relative to a folder that no longer exists'
+                )
                 raise
         self._target = target
         self._path = path
@@ -244,26 +246,26 @@ class AtomicStore(Generic[_Value]):
     def commit(self) -> None:
         """Write the value to the file, atomically and durably.
 
-        The file holds the whole old value until it holds the whole new one, and when
-        this has returned, the new one survives a power cut. May be called as often as
-        needed, in ``with`` blocks and outside, and again after it has failed.
+        The file holds the whole old value or the whole new one, never anything else. When
+        this method returns, the new value survives a power cut. Call it as often as you
+        like, inside and outside ``with`` blocks, and again after an error.
 
         Raises
         ------
         OSError
-            If the file cannot be replaced: because its folder does not exist or may not
-            be written to, the disk is full, what stands at the path is no regular
-            file, and the like.
+            If the file cannot be replaced: its folder is missing or read-only, the disk
+            is full, the path is not a regular file, and so on.
         Exception
-            Whatever the format raises on a value that it cannot write.
+            Whatever the format raises for a value that it cannot write.
 
-        Errors have notes (`BaseException.add_note`): which file, and where that is known,
-        what to do. After an error the file holds the old value, and nothing is left beside
-        it. The exceptions say so in a note: if the folder could not be synced, the file
-        already holds the new value; if the temporary file could not be removed, it stays.
+        Errors have notes (`BaseException.add_note`). They name the file and, where that is
+        known, say what to do. After an error the file holds the old value, and nothing is
+        left beside it. There are two exceptions, and a note says so: the file already holds
+        the new value if only its folder could not be synced, and the temporary file stays if
+        it could not be removed.
 
-        On Windows, where a file that is in use cannot be replaced, this tries again for up
-        to five seconds.
+        On Windows, a file cannot be replaced while a program has it open. A commit tries
+        for up to five seconds.
 
         Examples
         --------
@@ -281,7 +283,7 @@ class AtomicStore(Generic[_Value]):
     def _dump(self, file: IO[Any]) -> None:
         returned = self.format.dump(self.value, file, **(self.dump_kwargs or {}))
         if isinstance(returned, str | bytes) and returned and not file.tell():
-            raise TypeError('dump has returned the content instead of writing it')
+            raise TypeError('dump returned the content instead of writing it')
 
     def _load(self, default: _Value) -> _Value:
         try:
