@@ -37,7 +37,7 @@ _open = io.open
 
 # Text is UTF-8 everywhere, and no line ending is translated: newline='\n' does so
 # in both directions, and ends a line at nothing but '\n' (library/functions, open).
-_TEXT = {'encoding': 'utf-8', 'newline': '\n'}
+_TEXT: dict[str, Any] = {'encoding': 'utf-8', 'newline': '\n'}
 
 # None where a temporary file always has a name.
 _O_TMPFILE: int | None = getattr(os, 'O_TMPFILE', None)
@@ -96,13 +96,11 @@ def replace(path: str, is_binary: bool, dump: Callable[[IO[Any]], object]) -> No
         replacement.commit(file)
     except BaseException as error:
         replacement.rollback()
+        temporary = replacement.temporary
         if replacement.is_last_copy:
-            add_note(
-                error,
-                f'the old file is gone, the new value is in {replacement.temporary!r}',
-            )
-        elif replacement.temporary is not None:
-            add_note(error, f'the temporary file stays: {replacement.temporary!r}')
+            add_note(error, f'the old file is gone, the new value is in {temporary!r}')
+        elif temporary is not None:
+            add_note(error, f'the temporary file stays: {temporary!r}')
         raise
 
 
@@ -115,33 +113,33 @@ def add_note(error: BaseException, note: str) -> None:
 class _Replacement(AtomicWriter):
     """A new file, and the way it takes the place of the old one."""
 
-    _path: str  # these three are AtomicWriter's
-    _mode: str
-    _open_kwargs: dict[str, Any]
-    _file: IO[Any] | None = None
+    _path: str  # AtomicWriter's
+    _file: Any = None
     temporary: str | None = None
     is_last_copy = False
 
     def __init__(self, path: str, is_binary: bool) -> None:
         target, self._old = _follow_links(path)
-        if is_binary:
-            super().__init__(target, 'wb')
-        else:
-            super().__init__(target, 'w', **_TEXT)  # type: ignore[arg-type]
+        super().__init__(target, 'wb')
+        self._is_binary = is_binary
         self._folder = os.path.dirname(target)
         self._open_folder: list[int] = []  # its descriptor, while it is synced
 
     def get_fileobject(self) -> IO[Any]:  # type: ignore[override]
         """Create the temporary file, without a name if that can be."""
+        file = self._create_unnamed() or self._create_named()
+        return file if self._is_binary else io.TextIOWrapper(file, **_TEXT)
+
+    def _create_unnamed(self) -> Any:
         # It can be given a name later only through /proc.
         if _O_TMPFILE is not None and os.path.exists('/proc/self/fd'):
             try:
                 return self._create(self._folder, _O_TMPFILE)
             except OSError as error:
                 _metadata.raise_if_full(error)
-        return self._create_named()
+        return None
 
-    def _create_named(self) -> IO[Any]:
+    def _create_named(self) -> Any:
         refusal = OSError()
         for name in _TEMPORARY_NAMES * 2:
             self.temporary = self._new_path(name)
@@ -159,19 +157,17 @@ class _Replacement(AtomicWriter):
     def _new_path(self, name: str) -> str:
         return os.path.join(self._folder, name.format(os.urandom(6).hex()))
 
-    def _create(self, path: str, flags: int) -> IO[Any]:
+    def _create(self, path: str, flags: int) -> Any:
         # A new file gets what open() gives it: the kernel applies the umask, or the
         # folder's default ACL. One that is to become like an old file is closed to
         # everybody else until it has the old one's permissions.
         mode = 0o666 if self._old is None else 0o600
         descriptor = map(os.open, [path], [flags | os.O_RDWR], [mode])
-        open_descriptor: Any = partial(_open, mode=self._mode, **self._open_kwargs)
-        # To the interpreter this is one call, so no interrupt can come between the two
+        opened: Any = map(partial(_open, mode='wb'), descriptor)
+        # To the interpreter this is one call, so no interrupt can come between the three
         # that it makes, and leave a descriptor that nobody knows of.
-        self._file = next(map(open_descriptor, descriptor))
-        # What a format finds as the name of the file, which may have none.
-        binary: Any = getattr(self._file, 'buffer', self._file)
-        binary.raw.name = ''
+        next(map(partial(setattr, self, '_file'), opened))
+        self._file.raw.name = ''  # what a format finds: the file may have none
         return self._file
 
     def sync(self, f: IO[Any]) -> None:
@@ -220,9 +216,10 @@ class _Replacement(AtomicWriter):
 
     def _copy(self, f: IO[Any]) -> None:
         with f, _open(f.fileno(), 'rb', closefd=False) as source:
+            self._file = None  # f is no longer what a roll-back should close
             copy = self._create_named()
             source.seek(0)
-            shutil.copyfileobj(source, getattr(copy, 'buffer', copy))
+            shutil.copyfileobj(source, copy)
         self.sync(copy)
         copy.close()
 
@@ -391,6 +388,8 @@ def _follow_links(path: str) -> tuple[str, _metadata.Metadata | None]:
             pass  # the last one dangles
         else:
             status = os.stat(target)
+    if status is None:
+        _refuse_a_path_through_a_file(target)
     return target, None if status is None else _metadata.of_status(target, status)
 
 

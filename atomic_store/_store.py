@@ -26,14 +26,21 @@ else:
 
     _Value = TypeVar('_Value')
 
-# What interpreters say when a file or a format is handed the other kind of string.
-_OTHER_KIND = r"(?!'?(?:None|NoneType|int|float|bool|list|tuple|dict|set)\b)"
-_MIXED_UP = re.compile(
-    f'bytes-like object is required, not {_OTHER_KIND}|must be str, not {_OTHER_KIND}'
-    "|unicode argument expected, got 'bytes'"  # PyPy
-    '|in binary mode'
-    "|'str' object has no attribute 'decode'|'bytes' object has no attribute 'encode'"
-)
+# What interpreters say when a file or a format is handed the other kind of string. A
+# method that only the other kind has tells which kind it was.
+_BUILTIN = r"'?(?:None|NoneType|int|float|bool|list|tuple|dict|set)\b"
+_MIXED_UP = {
+    is_binary: re.compile(
+        f'bytes-like object is required, not (?!{_BUILTIN})'
+        f'|must be str, not (?!{_BUILTIN})'
+        "|unicode argument expected, got 'bytes'"  # PyPy
+        f'|in binary mode|{method}'
+    )
+    for is_binary, method in {
+        True: "'bytes' object has no attribute 'encode'",
+        False: "'str' object has no attribute 'decode'",
+    }.items()
+}
 
 StrOrBytesPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
@@ -325,13 +332,14 @@ class AtomicStore(Generic[_Value]):
                 )
             if str(error).startswith('keys must be str'):
                 yield "JSON does not know such keys: use str(key), or format='pickle'"
-            yield from self._format_hints(str(error))
+            if not any('not bytes or str' in note for note in error.__notes__):
+                yield from self._format_hints(str(error))
 
     def _format_hints(self, message: str) -> Iterator[str]:
         given = getattr(self.format, 'format_bstr', self.format)
         if isinstance(given, type) and 'missing' in message:
             yield f'the format is a class: is {given.__name__}() meant?'
-        if _MIXED_UP.search(message):
+        if _MIXED_UP[bool(self.is_binary)].search(message):
             yield (
                 f'the store has is_binary={self.is_binary!r}: '
                 f'does the format need is_binary={not self.is_binary}?'
