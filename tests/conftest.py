@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from support import linux
 
 from atomic_store import _files
 
@@ -33,11 +37,25 @@ class _NoSkips:
     pytest_collectreport = pytest_runtest_logreport  # of files that are skipped whole
 
 
-@pytest.fixture(params=['unnamed', 'named', 'copied'])
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder in which everybody may write; pytest's own are closed to others."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o777)
+        yield Path(os.path.realpath(name))
+
+
+@pytest.fixture(
+    params=[
+        pytest.param('unnamed', marks=linux),
+        'named',
+        pytest.param('copied', marks=linux),
+    ]
+)
 def temporary_file(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> str:
-    """Run the test with each kind of temporary file.
+    """Run the test with each kind of temporary file that the system has.
 
     One without a name is copied where hard links are refused, as on Android. No file
     system of the tests does that, so there the function does.

@@ -1,30 +1,128 @@
-"""What several test files need: reasons to skip, mounts, and code run as somebody else."""
+"""What several test files need: reasons to skip, stores, folders, mounts, other users."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import IO, Any
 
 import pytest
 
+import atomic_store
+
+# The first reason that holds is the one that is given, so put the system first.
 linux = pytest.mark.skipif(sys.platform != 'linux', reason='needs Linux')
+posix = pytest.mark.skipif(os.name != 'posix', reason='needs POSIX')
+windows = pytest.mark.skipif(os.name != 'nt', reason='needs Windows')
 root = pytest.mark.skipif(
     not hasattr(os, 'geteuid') or os.geteuid() != 0, reason='needs root'
 )
-
-NOBODY = 65534
 
 
 def command(name: str) -> pytest.MarkDecorator:
     """Skip a test where a program is missing."""
     return pytest.mark.skipif(shutil.which(name) is None, reason=f'needs {name}')
+
+
+# Stores
+
+
+def a_store(folder: Path, name: str = 'state.json') -> atomic_store.AtomicStore:
+    """Make a store with an old value in its file, and a long new one to commit."""
+    store = atomic_store.open(folder / name, 'old')
+    store.commit()
+    store.value = 'new' * 10_000
+    return store
+
+
+def commits(store: atomic_store.AtomicStore) -> list[str]:
+    """Commit, which leaves the new value and nothing else.
+
+    Returns the names that the temporary file had while it was written: one or none.
+    """
+    path, format = Path(os.fsdecode(store.path)), store.format
+    before = set(names(path.parent))
+    meanwhile: set[str] = set()
+
+    def dump(value: object, file: IO[Any], **kwargs: Any) -> None:
+        meanwhile.update(names(path.parent))
+        format.dump(value, file, **kwargs)
+
+    store.format = SimpleNamespace(dump=dump, load=format.load)
+    store.commit()
+    store.format = format
+    is_binary = store.is_binary
+    read = atomic_store.open(path, None, format, is_binary, store.load_kwargs)
+    assert read.value == store.value
+    assert set(names(path.parent)) == before | {path.name}
+    return sorted(meanwhile - before)
+
+
+def fails(
+    store: atomic_store.AtomicStore,
+    number: int,
+    obstacle: AbstractContextManager[object] | None = None,
+) -> list[str]:
+    """Commit, which ends in this error and leaves everything as it was.
+
+    Returns the notes of the error but the first, which names the file.
+    """
+    path = Path(os.fsdecode(store.path))
+    its_own_type = type(OSError(number, ''))
+    with (
+        left_alone(path.parent),
+        obstacle or nullcontext(),
+        pytest.raises(its_own_type) as raised,
+    ):
+        store.commit()
+    assert raised.value.errno == number
+    first, *others = notes(raised.value)
+    assert first == f'while committing {os.fspath(path)!r}'
+    return others
+
+
+def notes(error: BaseException) -> list[str]:
+    return getattr(error, '__notes__', [])
+
+
+# Folders
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(os.listdir(folder))
+
+
+@contextmanager
+def left_alone(folder: Path) -> Iterator[None]:
+    """See that a folder holds the same as before, and no descriptor stays open."""
+    before = _contents(folder), descriptors()
+    yield
+    assert (_contents(folder), descriptors()) == before
+
+
+def _contents(folder: Path) -> dict[str, tuple[int, bytes | None]]:
+    return {
+        str(path): (path.lstat().st_ino, path.read_bytes() if path.is_file() else None)
+        for path in folder.rglob('*')
+    }
+
+
+def descriptors() -> list[int]:
+    """Return those that are open."""
+    found = []
+    for descriptor in range(256):
+        with contextlib.suppress(OSError):
+            os.fstat(descriptor)
+            found.append(descriptor)
+    return found
 
 
 @contextmanager
@@ -34,6 +132,13 @@ def mounted(folder: Path, *options: str | Path) -> Iterator[None]:
         yield
     finally:
         subprocess.run(['umount', '-l', folder], check=True)
+
+
+# Other users
+
+NOBODY = 65534
+# Somebody who is not root, for `in_child`: the tests' own user if possible.
+USER = NOBODY if hasattr(os, 'geteuid') and os.geteuid() == 0 else None
 
 
 def in_child(
