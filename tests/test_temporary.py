@@ -1,0 +1,705 @@
+"""The temporary file: what it is called, who may read it, and that it does not stay."""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import ctypes
+import errno
+import json
+import os
+import random
+import re
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import IO, Any
+
+import pytest
+from support import (
+    USER,
+    a_store,
+    command,
+    commits,
+    descriptors,
+    fails,
+    in_child,
+    left_alone,
+    linux,
+    names,
+    posix,
+    root,
+)
+
+import atomic_store
+from atomic_store import _files
+
+HIDDEN = r'\.atomic_store-[0-9a-f]{12}\.tmp'
+WITHOUT_A_DOT = r'[0-9a-f]{12}-atomic_store\.tmp'
+SHORT = r'[0-9a-f]{8}'
+
+
+def a_format(dump: Callable[[IO[str]], object]) -> Any:
+    """Make a format of JSON that does something else first, with the file."""
+
+    def dump_after(value: object, file: IO[str]) -> None:
+        dump(file)
+        json.dump(value, file)
+
+    return SimpleNamespace(dump=dump_after, load=json.load)
+
+
+# What it is
+
+
+def test_it_has_no_name_where_that_can_be(tmp_path: Path, temporary_file: str) -> None:
+    found = commits(a_store(tmp_path))
+    assert len(found) == (1 if temporary_file == 'named' else 0)
+
+
+def test_it_takes_the_place_of_the_file_itself_unless_it_cannot_be_given_a_name(
+    tmp_path: Path, temporary_file: str
+) -> None:
+    store = a_store(tmp_path)
+    inodes: list[int] = []
+    store.format = a_format(lambda file: inodes.append(os.fstat(file.fileno()).st_ino))
+    store.commit()
+    is_itself = inodes == [(tmp_path / 'state.json').stat().st_ino]
+    assert is_itself == (temporary_file != 'copied')
+
+
+@pytest.mark.usefixtures('temporary_file')
+@pytest.mark.parametrize('is_binary', [False, True])
+def test_to_a_format_it_has_no_name(tmp_path: Path, is_binary: bool) -> None:
+    found: list[object] = []
+    format = SimpleNamespace(
+        dump=lambda value, file: found.append(file.name), load=lambda file: None
+    )
+    atomic_store.open(tmp_path / 'state', None, format, is_binary).commit()
+    assert found == ['']
+
+
+@linux
+@pytest.mark.parametrize('error', ['EOPNOTSUPP', 'EISDIR', 'EINVAL', 'ENOENT', 'EIO'])
+def test_it_is_named_where_no_file_can_be_without_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: str
+) -> None:
+    open_file = os.open
+
+    def refuse(path: Any, flags: int, *args: Any) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(getattr(errno, error), 'refused')
+        return open_file(path, flags, *args)
+
+    store = a_store(tmp_path)
+    monkeypatch.setattr(os, 'open', refuse)
+    assert len(commits(store)) == 1
+
+
+@linux
+@pytest.mark.parametrize('error', ['EPERM', 'EACCES', 'EXDEV', 'EOPNOTSUPP', 'ENOENT'])
+def test_it_is_copied_where_no_file_can_be_given_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: str
+) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise OSError(getattr(errno, error), 'refused')
+
+    store = a_store(tmp_path)
+    monkeypatch.setattr(os, 'link', refuse)
+    assert commits(store) == []
+
+
+@linux
+@pytest.mark.parametrize('number', [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize('call', ['open', 'link'])
+def test_it_is_neither_named_nor_copied_where_there_is_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int
+) -> None:
+    calls: list[Any] = []
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        calls.append(args)
+        raise OSError(number, os.strerror(number))
+
+    store = a_store(tmp_path)
+    monkeypatch.setattr(os, call, refuse)
+    assert fails(store, number) == []
+    assert len(calls) == 1
+
+
+@contextmanager
+def bindfs(source: Path, target: Path) -> Iterator[None]:
+    """Mount a folder where no file can be without a name."""
+    subprocess.run(['bindfs', source, target], check=True)
+    try:
+        with pytest.raises(OSError, match=os.strerror(errno.EOPNOTSUPP)):
+            os.open(target, os.O_TMPFILE | os.O_WRONLY)
+        yield
+    finally:
+        subprocess.run(['umount', '-l', target], check=True)
+
+
+@linux
+@root
+@command('bindfs')
+def test_which_kind_it_is_is_decided_anew_for_each_commit(
+    tmp_path: Path, temporary_file: str
+) -> None:
+    for name in 'plain', 'source', 'target':
+        (tmp_path / name).mkdir()
+    count = 1 if temporary_file == 'named' else 0
+    with bindfs(tmp_path / 'source', tmp_path / 'target'):
+        plain, other = a_store(tmp_path / 'plain'), a_store(tmp_path / 'target')
+        for _ in range(2):
+            assert len(commits(plain)) == count
+            assert len(commits(other)) == 1
+            # The same store, moved from one to the other, and back.
+            plain.path, other.path = other.path, plain.path
+            assert len(commits(plain)) == 1
+            assert len(commits(other)) == count
+            plain.path, other.path = other.path, plain.path
+
+
+@linux
+@root
+def test_it_is_named_where_there_is_no_proc(tmp_path: Path) -> None:
+    store = a_store(tmp_path)
+
+    def commit() -> list[str]:
+        hide_proc()
+        assert not os.path.exists('/proc/self')
+        return commits(store)
+
+    assert len(in_child(commit)) == 1
+    assert os.path.exists('/proc/self')
+
+
+def hide_proc() -> None:
+    """Be without /proc, in a mount namespace of this process's own."""
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def call(name: str, *arguments: object) -> None:
+        if getattr(libc, name)(*arguments):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+    private = ctypes.c_ulong(0x44000)  # MS_REC | MS_PRIVATE
+    call('unshare', 0x00020000)  # CLONE_NEWNS
+    call('mount', None, b'/', None, private, None)
+    call('umount2', b'/proc', 2)  # MNT_DETACH
+
+
+# Its name
+
+
+@pytest.fixture
+def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names that a commit creates or links a file under, each as often as tried."""
+    found: list[str] = []
+
+    def note(name: str) -> bool:
+        found.append(name)
+        return False
+
+    refuse_names(monkeypatch, note, 0)
+    return found
+
+
+def refuse_names(
+    monkeypatch: pytest.MonkeyPatch, is_refused: Callable[[str], bool], number: int
+) -> None:
+    """Let no file be created or linked under some names."""
+    open_file, link = os.open, os.link
+
+    def check(path: Any) -> None:
+        if is_refused(os.path.basename(path)):
+            raise OSError(number, os.strerror(number))
+
+    def refuse_to_open(path: Any, flags: int, *args: Any) -> int:
+        if flags & os.O_CREAT:
+            check(path)
+        return open_file(path, flags, *args)
+
+    def refuse_to_link(source: Any, path: Any, **kwargs: Any) -> None:
+        check(path)
+        link(source, path, **kwargs)
+
+    monkeypatch.setattr(os, 'open', refuse_to_open)
+    monkeypatch.setattr(os, 'link', refuse_to_link)
+
+
+@pytest.mark.usefixtures('temporary_file')
+def test_its_name_is_hidden_short_and_says_whose_it_is(
+    tmp_path: Path, tried: list[str]
+) -> None:
+    commits(a_store(tmp_path))
+    assert len(set(tried)) == len(tried) >= 2  # another one for each commit
+    for name in tried:
+        assert re.fullmatch(HIDDEN, name)
+        assert len(name) <= 32
+
+
+@pytest.mark.usefixtures('temporary_file')
+@pytest.mark.parametrize(
+    ('is_refused', 'number', 'becomes'),
+    [
+        # Samba (`veto files`), and msdos, of which each has its own error
+        (lambda name: name.startswith('.'), errno.EACCES, WITHOUT_A_DOT),
+        (lambda name: name.startswith('.'), errno.ENOENT, WITHOUT_A_DOT),
+        (lambda name: name.startswith('.'), errno.EINVAL, WITHOUT_A_DOT),
+        (lambda name: len(name) > 14, errno.ENAMETOOLONG, SHORT),  # minix
+    ],
+)
+def test_where_its_name_is_refused_it_has_another(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tried: list[str],
+    is_refused: Callable[[str], bool],
+    number: int,
+    becomes: str,
+) -> None:
+    store = a_store(tmp_path)
+    refuse_names(monkeypatch, is_refused, number)
+    tried.clear()
+    commits(store)
+    (name,) = tried
+    assert re.fullmatch(becomes, name)
+
+
+@pytest.mark.usefixtures('temporary_file')
+def test_where_every_name_is_refused_that_is_an_error_of_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = a_store(tmp_path)
+    refuse_names(monkeypatch, lambda name: True, errno.EROFS)
+    fails(store, errno.EROFS)
+    with pytest.raises(OSError, match='Read-only') as raised:
+        store.commit()
+    assert raised.value.filename == os.fspath(tmp_path)
+
+
+@pytest.mark.usefixtures('temporary_file')
+@pytest.mark.parametrize('taken', [1, 2, 3])
+def test_a_name_that_is_taken_stays_and_another_is_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: int
+) -> None:
+    store = a_store(tmp_path)
+    taken_names = take_names(tmp_path, monkeypatch, taken)
+    store.commit()
+    assert atomic_store.open(store.path).value == store.value
+    assert names(tmp_path) == sorted(['state.json', *taken_names])
+    assert {(tmp_path / name).read_text() for name in taken_names} == {'taken'}
+
+
+@pytest.mark.usefixtures('temporary_file')
+def test_where_all_names_are_taken_that_is_an_error_and_they_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = a_store(tmp_path)
+    take_names(tmp_path, monkeypatch, 1000)
+    assert fails(store, errno.EEXIST) == []
+
+
+@linux
+def test_what_a_link_with_its_name_leads_to_is_not_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, temporary_file: str
+) -> None:
+    store = a_store(tmp_path)
+    (tmp_path / 'other').write_text('other')
+    for name in take_names(tmp_path, monkeypatch, 1):
+        (tmp_path / name).unlink()
+        (tmp_path / name).symlink_to('other')
+    commits(store)
+    assert (tmp_path / 'other').read_text() == 'other'
+
+
+def take_names(folder: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> list[str]:
+    """Let so many names that are tried be those of other files."""
+    urandom, calls = os.urandom, iter(range(count))
+
+    def as_expected(size: int) -> bytes:
+        return urandom(size) if next(calls, None) is None else bytes(size)
+
+    monkeypatch.setattr(os, 'urandom', as_expected)
+    found = [name.format('0' * 12) for name in _files._TEMPORARY_NAMES]
+    for name in found:
+        (folder / name).write_text('taken')
+    return found
+
+
+# Who may read it
+
+
+@posix
+@pytest.mark.usefixtures('temporary_file')
+@pytest.mark.parametrize('mode', [0o644, 0o640, 0o666], ids=oct)
+def test_nobody_else_may_read_it_before_it_has_the_permissions_of_the_file(
+    tmp_path: Path, mode: int
+) -> None:
+    store = a_store(tmp_path)
+    (tmp_path / 'state.json').chmod(mode)
+    modes: list[int] = []
+    store.format = a_format(
+        lambda file: modes.append(os.fstat(file.fileno()).st_mode & 0o777)
+    )
+    store.commit()
+    assert modes == [0o600]
+    assert (tmp_path / 'state.json').stat().st_mode & 0o777 == mode
+
+
+# It does not stay
+
+
+class Failure(BaseException):
+    """Nothing that anybody expects."""
+
+
+def fail(file: IO[str]) -> None:
+    raise Failure
+
+
+def fail_after_writing(file: IO[str]) -> None:
+    file.write('half' * 10_000)
+    raise Failure
+
+
+def fail_after_closing(file: IO[str]) -> None:
+    file.close()
+    raise Failure
+
+
+def fail_after_detaching(file: IO[str]) -> None:
+    file.detach().close()  # type: ignore[attr-defined]
+    raise Failure
+
+
+@pytest.mark.usefixtures('temporary_file')
+@pytest.mark.parametrize(
+    'dump', [fail, fail_after_writing, fail_after_closing, fail_after_detaching]
+)
+def test_it_does_not_stay_after_an_error_of_the_format(
+    tmp_path: Path, dump: Callable[[IO[str]], None]
+) -> None:
+    store = a_store(tmp_path)
+    store.format = a_format(dump)
+    with left_alone(tmp_path), pytest.raises(Failure):
+        store.commit()
+
+
+@linux
+@pytest.mark.usefixtures('temporary_file')
+@pytest.mark.parametrize('call', ['fsync', 'replace'])
+def test_it_does_not_stay_after_an_error_of_the_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def refuse(*args: Any) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    store = a_store(tmp_path)
+    monkeypatch.setattr(os, call, refuse)
+    assert fails(store, errno.EIO) == []
+
+
+@pytest.mark.usefixtures('temporary_file')
+def test_neither_it_nor_a_descriptor_stays_after_interrupts_at_random_moments(
+    tmp_path: Path,
+) -> None:
+    store = a_store(tmp_path)
+    chance = random.Random(0)
+    before = descriptors()
+    for number in range(500):
+        interrupt_commits(store, after=chance.uniform(0, 0.004))
+        assert names(tmp_path) == ['state.json'], number
+        assert descriptors() == before, number
+        assert atomic_store.open(store.path).value in ('old', store.value), number
+
+
+def interrupt_commits(store: atomic_store.AtomicStore, after: float) -> None:
+    """Commit again and again until an interrupt comes, as by Ctrl-C."""
+    timer = threading.Timer(after, _thread.interrupt_main)
+    with contextlib.suppress(KeyboardInterrupt):
+        timer.start()
+        while True:
+            store.commit()
+    timer.join()
+
+
+@posix
+@pytest.mark.usefixtures('temporary_file')
+@pytest.mark.parametrize('is_seen', [False, True], ids=['gone', 'without links'])
+def test_it_stays_where_it_has_become_the_only_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_seen: bool
+) -> None:
+    """SMB on Linux before 6.17: a rename that fails may take the target away."""
+    store = a_store(tmp_path)
+    path = tmp_path / 'state.json'
+    stat = os.stat
+    with open(path) as reader:
+
+        def unlink_the_target(source: str, target: str) -> None:
+            os.unlink(target)
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+        def see_what_has_no_links(file: Any, **kwargs: Any) -> os.stat_result:
+            if is_seen and file == os.fspath(path) and not path.exists():
+                return os.fstat(reader.fileno())
+            return stat(file, **kwargs)
+
+        monkeypatch.setattr(os, 'replace', unlink_the_target)
+        with monkeypatch.context() as patch, pytest.raises(PermissionError) as raised:
+            patch.setattr(os, 'stat', see_what_has_no_links)
+            store.commit()
+    (name,) = names(tmp_path)
+    assert json.loads((tmp_path / name).read_text()) == store.value
+    _, note = raised.value.__notes__
+    assert note == f'the temporary file stays: {os.fspath(tmp_path / name)!r}'
+
+
+@posix
+@pytest.mark.usefixtures('temporary_file')
+def test_it_does_not_stay_where_there_was_no_file_to_lose(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(source: str, target: str) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    store = atomic_store.open(tmp_path / 'state.json', 'new')
+    monkeypatch.setattr(os, 'replace', refuse)
+    assert fails(store, errno.EACCES) == []
+
+
+@posix
+@pytest.mark.usefixtures('temporary_file')
+def test_if_it_cannot_be_removed_a_note_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    store = a_store(tmp_path)
+    monkeypatch.setattr(os, 'replace', refuse)
+    with monkeypatch.context() as patch, pytest.raises(PermissionError) as raised:
+        patch.setattr(os, 'unlink', refuse)
+        store.commit()
+    (name,) = set(names(tmp_path)) - {'state.json'}
+    _, note = raised.value.__notes__
+    assert note == f'the temporary file stays: {os.fspath(tmp_path / name)!r}'
+
+
+# What is synced
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What a commit calls to sync and to name the file."""
+    found: list[str] = []
+    fsync, link, replace = os.fsync, os.link, os.replace
+
+    def note_fsync(descriptor: int) -> None:
+        is_folder = os.path.isdir(f'/proc/self/fd/{descriptor}')
+        found.append('sync the folder' if is_folder else 'sync')
+        fsync(descriptor)
+
+    def note_link(*args: Any, **kwargs: Any) -> None:
+        link(*args, **kwargs)
+        found.append('link')
+
+    def note_replace(*args: Any) -> None:
+        found.append('rename')
+        replace(*args)
+
+    monkeypatch.setattr(os, 'fsync', note_fsync)
+    monkeypatch.setattr(os, 'link', note_link)
+    monkeypatch.setattr(os, 'replace', note_replace)
+    return found
+
+
+STEPS = {
+    'unnamed': ['sync', 'link', 'rename', 'sync the folder'],
+    'named': ['sync', 'rename', 'sync the folder'],
+    'copied': ['sync', 'sync', 'rename', 'sync the folder'],
+}
+
+
+@linux
+def test_it_is_synced_before_and_the_folder_after_the_rename(
+    tmp_path: Path, steps: list[str], temporary_file: str
+) -> None:
+    store = a_store(tmp_path)
+    steps.clear()
+    store.commit()
+    assert tmp_path.stat().st_nlink >= 2
+    assert steps == STEPS[temporary_file]
+
+
+@linux
+@pytest.mark.parametrize('is_known', [False, True], ids=['links unknown', 'one link'])
+def test_with_a_name_it_is_synced_again_where_the_folder_may_be_one_of_btrfs(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    steps: list[str],
+    is_known: bool,
+) -> None:
+    """A folder of overlayfs has one link only once a file was created in it."""
+    store = a_store(tmp_path)
+    stat, files = os.stat, len(descriptors())
+
+    def stat_of_btrfs(path: Any, **kwargs: Any) -> os.stat_result:
+        if path == os.fspath(tmp_path) and len(descriptors()) > files:
+            if not is_known:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return stat(tmp_path / 'state.json')  # which has one
+        return stat(path, **kwargs)
+
+    steps.clear()
+    monkeypatch.setattr(os, 'stat', stat_of_btrfs)
+    store.commit()
+    assert steps == ['sync', 'link', 'sync', 'rename', 'sync the folder']
+
+
+def refuse_to_sync_folders(monkeypatch: pytest.MonkeyPatch, error: str) -> None:
+    fsync, number = os.fsync, getattr(errno, error)
+
+    def refuse(descriptor: int) -> None:
+        if os.path.isdir(f'/proc/self/fd/{descriptor}'):
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, 'fsync', refuse)
+
+
+@linux
+@pytest.mark.usefixtures('temporary_file')
+@pytest.mark.parametrize('error', ['EINVAL', 'EOPNOTSUPP', 'ENOSYS', 'EBADF'])
+def test_a_folder_that_cannot_be_synced_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: str
+) -> None:
+    store = a_store(tmp_path)
+    before = descriptors()
+    refuse_to_sync_folders(monkeypatch, error)
+    commits(store)
+    assert descriptors() == before
+
+
+@linux
+@pytest.mark.usefixtures('temporary_file')
+@pytest.mark.parametrize('error', ['EIO', 'ENOSPC', 'EDQUOT'])
+def test_an_error_in_syncing_the_folder_says_that_the_file_holds_the_new_value(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: str
+) -> None:
+    store = a_store(tmp_path)
+    before = descriptors()
+    refuse_to_sync_folders(monkeypatch, error)
+    with pytest.raises(OSError, match=os.strerror(getattr(errno, error))) as raised:
+        store.commit()
+    _, note = raised.value.__notes__
+    assert note.startswith('the file already holds the new value')
+    assert atomic_store.open(store.path).value == store.value
+    assert names(tmp_path) == ['state.json']
+    assert descriptors() == before
+
+
+@linux
+@pytest.mark.usefixtures('temporary_file')
+def test_a_folder_that_may_be_written_to_but_not_read_is_no_error(folder: Path) -> None:
+    store = a_store(folder)
+    folder.chmod(0o333)
+    in_child(store.commit, uid=USER)
+    assert atomic_store.open(store.path).value == store.value
+
+
+@pytest.fixture
+def full_syncs(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[str]]:
+    """Imitate macOS, whose F_FULLFSYNC may be refused with an error."""
+    fcntl = pytest.importorskip('fcntl', reason='needs POSIX')
+    fsync = os.fsync
+    found: list[str] = []
+
+    def start(number: int) -> list[str]:
+        def full_sync(descriptor: int, request: int) -> None:
+            assert request == 51
+            found.append('F_FULLFSYNC')
+            if number:
+                raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(fcntl, 'F_FULLFSYNC', 51, raising=False)
+        monkeypatch.setattr(fcntl, 'fcntl', full_sync)
+        return found
+
+    def note_fsync(descriptor: int) -> None:
+        found.append('fsync')
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, 'fsync', note_fsync)
+    return start
+
+
+@pytest.mark.parametrize(
+    ('number', 'calls'),
+    [
+        (0, ['F_FULLFSYNC']),
+        (errno.ENOTSUP, ['F_FULLFSYNC', 'fsync']),
+        (errno.EINVAL, ['F_FULLFSYNC', 'fsync']),
+    ],
+)
+def test_on_macos_it_is_synced_with_f_fullfsync_or_where_that_is_refused_with_fsync(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    full_syncs: Callable[[int], list[str]],
+    number: int,
+    calls: list[str],
+) -> None:
+    monkeypatch.setattr(_files, '_O_TMPFILE', None)
+    store = a_store(tmp_path)
+    found = full_syncs(number)
+    found.clear()
+    commits(store)
+    assert found == calls * 2  # for the file, and for the folder
+
+
+def test_on_macos_an_error_in_syncing_is_one(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    full_syncs: Callable[[int], list[str]],
+) -> None:
+    monkeypatch.setattr(_files, '_O_TMPFILE', None)
+    store = a_store(tmp_path)
+    full_syncs(errno.EIO)
+    assert fails(store, errno.EIO) == []
+
+
+# What it takes
+
+
+@contextmanager
+def free_descriptors(count: int) -> Iterator[None]:
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + count, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@linux
+@pytest.mark.usefixtures('temporary_file')
+def test_without_a_descriptor_for_it_that_is_an_error(tmp_path: Path) -> None:
+    store = a_store(tmp_path)
+    assert fails(store, errno.EMFILE, free_descriptors(0)) == []
+
+
+@linux
+def test_one_descriptor_is_enough_or_two_to_copy_it(
+    tmp_path: Path, temporary_file: str
+) -> None:
+    store = a_store(tmp_path)
+    with free_descriptors(2 if temporary_file == 'copied' else 1):
+        store.commit()
+    assert atomic_store.open(store.path).value == store.value
+    assert names(tmp_path) == ['state.json']
