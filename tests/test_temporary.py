@@ -410,7 +410,7 @@ def test_neither_it_nor_a_descriptor_stays_after_interrupts_at_random_moments(
     chance = random.Random(0)
     before = descriptors()
     for number in range(500):
-        interrupt_commits(store, after=chance.uniform(0, 0.004))
+        interrupt_commits(store, after=chance.uniform(0, 0.003))
         assert names(tmp_path) == ['state.json'], number
         assert descriptors() == before, number
         assert atomic_store.open(store.path).value in ('old', store.value), number
@@ -454,7 +454,10 @@ def test_it_stays_where_it_has_become_the_only_copy(
     (name,) = names(tmp_path)
     assert json.loads((tmp_path / name).read_text()) == store.value
     _, note = raised.value.__notes__
-    assert note == f'the temporary file stays: {os.fspath(tmp_path / name)!r}'
+    assert (
+        note
+        == f'the old file is gone, the new value is in {os.fspath(tmp_path / name)!r}'
+    )
 
 
 @posix
