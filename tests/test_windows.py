@@ -1,0 +1,423 @@
+"""On Windows a file that anybody has open cannot be replaced or removed, so we wait.
+
+What of this can be imitated is tested everywhere, the rest on Windows.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import IO, Any
+
+import pytest
+from atomicwrites import replace_atomic
+from support import a_store, commits, fails, left_alone, names, notes, windows
+
+import atomic_store
+from atomic_store import _files
+
+ACCESS_DENIED, SHARING_VIOLATION, LOCK_VIOLATION = 5, 32, 33
+DISK_FULL = 112
+
+
+# Imitated
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> atomic_store.AtomicStore:
+    """A store that commits as on Windows."""
+    monkeypatch.setattr(_files, '_O_TMPFILE', None)
+    monkeypatch.delattr(os, 'O_DIRECTORY', raising=False)
+    return a_store(tmp_path)
+
+
+@pytest.fixture
+def waits(
+    store: atomic_store.AtomicStore, monkeypatch: pytest.MonkeyPatch
+) -> list[float]:
+    """How long each wait was from now on. They take no time, only our patience."""
+    found: list[float] = []
+    monkeypatch.setattr(time, 'sleep', found.append)
+    monkeypatch.setattr(time, 'monotonic', lambda: sum(found))
+    return found
+
+
+def refuse(
+    monkeypatch: pytest.MonkeyPatch,
+    module: Any,
+    name: str,
+    winerror: int = SHARING_VIOLATION,
+    times: int = 1_000_000,
+) -> list[Any]:
+    """Let a function fail so many times, as Windows does; return the calls."""
+    call, calls = getattr(module, name), []
+
+    def refused(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        if len(calls) > times:
+            return call(*args, **kwargs)
+        error = OSError(errno.EACCES, 'refused', args[0], winerror)
+        error.winerror = winerror  # type: ignore[attr-defined]
+        raise error
+
+    monkeypatch.setattr(module, name, refused)
+    return calls
+
+
+IN_USE = pytest.mark.parametrize(
+    'winerror', [ACCESS_DENIED, SHARING_VIOLATION, LOCK_VIOLATION]
+)
+
+
+@IN_USE
+def test_a_file_that_is_in_use_is_replaced_once_it_is_not(
+    store: atomic_store.AtomicStore,
+    monkeypatch: pytest.MonkeyPatch,
+    waits: list[float],
+    winerror: int,
+) -> None:
+    calls = refuse(monkeypatch, _files, 'replace_atomic', winerror, times=9)
+    commits(store)
+    assert (len(calls), len(waits)) == (10, 9)
+
+
+@IN_USE
+def test_a_file_that_is_in_use_is_loaded_once_it_is_not(
+    store: atomic_store.AtomicStore,
+    monkeypatch: pytest.MonkeyPatch,
+    waits: list[float],
+    winerror: int,
+) -> None:
+    calls = refuse(monkeypatch, _files, '_open', winerror, times=9)
+    assert atomic_store.open(store.path, 'default').value == 'old'
+    assert (len(calls), len(waits)) == (10, 9)
+
+
+@IN_USE
+def test_the_temporary_file_is_removed_once_it_is_not_in_use(
+    store: atomic_store.AtomicStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    waits: list[float],
+    winerror: int,
+) -> None:
+    store.value = object()
+    calls = refuse(monkeypatch, os, 'unlink', winerror, times=9)
+    with left_alone(tmp_path), pytest.raises(TypeError):
+        store.commit()
+    assert (len(calls), len(waits)) == (10, 9)
+
+
+def test_a_file_that_stays_in_use_is_an_error_after_some_seconds_of_short_waits(
+    store: atomic_store.AtomicStore,
+    monkeypatch: pytest.MonkeyPatch,
+    waits: list[float],
+) -> None:
+    refuse(monkeypatch, _files, 'replace_atomic')
+    (note,) = fails(store, errno.EACCES)
+    assert note.startswith('another program has the file open')
+    assert note.endswith('5 seconds')
+    assert 5 < sum(waits) < 5.1
+    assert max(waits) <= 0.01
+
+    refuse(monkeypatch, _files, '_open')
+    with pytest.raises(PermissionError) as raised:
+        atomic_store.open(store.path, 'default')
+    assert notes(raised.value)[1:] == [note]
+
+
+@pytest.mark.usefixtures('waits')
+def test_a_temporary_file_that_stays_in_use_is_named_by_a_note(
+    store: atomic_store.AtomicStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.value = object()
+    refuse(monkeypatch, os, 'unlink')
+    with pytest.raises(TypeError) as raised:
+        store.commit()
+    (name,) = set(names(tmp_path)) - {'state.json'}
+    stays = f'the temporary file stays: {os.fspath(tmp_path / name)!r}'
+    assert stays in notes(raised.value)
+
+
+def test_nobody_waits_for_a_read_only_file(
+    store: atomic_store.AtomicStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    waits: list[float],
+) -> None:
+    (tmp_path / 'state.json').chmod(0o444)
+    refuse(monkeypatch, _files, 'replace_atomic', ACCESS_DENIED)
+    assert fails(store, errno.EACCES) == ['the file is read-only']
+    assert waits == []
+
+
+def test_nobody_waits_for_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: list[float]
+) -> None:
+    refuse(monkeypatch, _files, '_open', ACCESS_DENIED)
+    with pytest.raises(PermissionError) as raised:
+        atomic_store.open(tmp_path, 'default')
+    assert notes(raised.value)[1:] == ['it is a folder']
+    assert waits == []
+
+
+def test_nobody_waits_after_another_error(
+    store: atomic_store.AtomicStore,
+    monkeypatch: pytest.MonkeyPatch,
+    waits: list[float],
+) -> None:
+    refuse(monkeypatch, _files, 'replace_atomic', DISK_FULL)
+    assert fails(store, errno.ENOSPC if os.name == 'nt' else errno.EACCES) == []
+    assert waits == []
+
+
+@pytest.mark.parametrize('system', ['posix', 'nt'])
+def test_an_error_of_the_c_library_is_taken_for_the_same_on_windows_alone(
+    store: atomic_store.AtomicStore,
+    monkeypatch: pytest.MonkeyPatch,
+    waits: list[float],
+    system: str,
+) -> None:
+    """The errors of open() have no winerror there."""
+
+    def refused(*args: Any, **kwargs: Any) -> IO[Any]:
+        raise PermissionError(errno.EACCES, 'refused')
+
+    path = os.fspath(store.path)
+    monkeypatch.setattr(_files, '_open', refused)
+    with monkeypatch.context() as patch, pytest.raises(PermissionError):
+        patch.setattr(os, 'name', system)
+        atomic_store.open(path, 'default')
+    assert bool(waits) == (system == 'nt')
+
+
+def test_a_path_through_a_file_is_an_error_at_open_where_the_system_finds_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find_nothing(path: str, *args: Any, **kwargs: Any) -> IO[Any]:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+
+    (tmp_path / 'file').touch()
+    monkeypatch.setattr(_files, '_open', find_nothing)
+    for path in 'file/state.json', 'file/folder/state.json':
+        with pytest.raises(NotADirectoryError):
+            atomic_store.open(tmp_path / path, 'default')
+    assert atomic_store.open(tmp_path / 'folder/state.json', 'default').value
+
+
+# For real
+
+
+def close_soon(close: Callable[[], object]) -> threading.Timer:
+    timer = threading.Timer(0.3, close)
+    timer.start()
+    return timer
+
+
+@windows
+def test_a_reader_that_closes_the_file_soon_is_waited_for(tmp_path: Path) -> None:
+    store = a_store(tmp_path)
+    with open(tmp_path / 'state.json') as reader:
+        timer = close_soon(reader.close)
+        commits(store)
+        assert reader.closed
+    timer.join()
+
+
+@windows
+def test_a_reader_that_never_closes_the_file_is_an_error_that_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_files, '_PATIENCE', 0.5)
+    store = a_store(tmp_path)
+    with open(tmp_path / 'state.json'):
+        (note,) = fails(store, errno.EACCES)
+    assert note.startswith('another program has the file open')
+    commits(store)
+
+
+def scan(folder: Path, sharing: int) -> threading.Timer:
+    """Have the temporary file open for a moment, as a virus scanner may."""
+    import ctypes
+    from ctypes import wintypes
+
+    kernel: Any = ctypes.WinDLL('kernel32')  # type: ignore[attr-defined]
+    kernel.CreateFileW.restype = wintypes.HANDLE
+    kernel.CloseHandle.argtypes = [wintypes.HANDLE]
+    (name,) = set(names(folder)) - {'state.json'}
+    generic_read, open_existing = 0x80000000, 3
+    handle = kernel.CreateFileW(
+        str(folder / name), generic_read, sharing, None, open_existing, 0, None
+    )
+    assert handle != wintypes.HANDLE(-1).value
+    return close_soon(lambda: kernel.CloseHandle(handle))
+
+
+NOTHING, READING_AND_WRITING = 0, 3  # what others may do meanwhile (CreateFileW)
+
+
+@windows
+@pytest.mark.parametrize('sharing', [NOTHING, READING_AND_WRITING])
+def test_a_scanner_of_the_temporary_file_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sharing: int
+) -> None:
+    store = a_store(tmp_path)
+    scanners: list[threading.Timer] = []
+
+    def scan_first(source: str, target: str) -> None:
+        if not scanners:
+            scanners.append(scan(tmp_path, sharing))
+        replace_atomic(source, target)
+
+    monkeypatch.setattr(_files, 'replace_atomic', scan_first)
+    commits(store)
+    assert not scanners[0].is_alive()
+
+
+@windows
+@pytest.mark.parametrize('sharing', [NOTHING, READING_AND_WRITING])
+def test_a_scanner_of_the_temporary_file_is_waited_for_after_an_error(
+    tmp_path: Path, sharing: int
+) -> None:
+    store = a_store(tmp_path)
+    scanners = []
+
+    def dump(value: object, file: IO[str]) -> None:
+        file.close()
+        scanners.append(scan(tmp_path, sharing))
+        raise ZeroDivisionError
+
+    store.format = SimpleNamespace(dump=dump, load=json.load)
+    with left_alone(tmp_path), pytest.raises(ZeroDivisionError):
+        store.commit()
+    scanners[0].join()
+
+
+@windows
+def test_a_folder_at_the_path_is_an_error_without_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = a_store(tmp_path)
+    (tmp_path / 'state.json').unlink()
+    (tmp_path / 'state.json').mkdir()
+    monkeypatch.delattr(time, 'sleep')
+    with pytest.raises(PermissionError):
+        atomic_store.open(tmp_path / 'state.json', 'default')
+    assert fails(store, errno.EISDIR) == []
+
+
+# Several processes. Each says when it has started, and begins when all have.
+WORKER = """
+import atomic_store, os, sys
+path, stop, pause = sys.argv[1], sys.argv[2], float(sys.argv[3])
+store = atomic_store.open(path)
+print('ready', flush=True)
+sys.stdin.readline()
+"""
+WRITER = (
+    WORKER
+    + """
+for number in range(150):
+    store.value = [number] * (1, 2000, 60000)[number % 3]
+    store.commit()
+print(150)
+"""
+)
+READER = (
+    WORKER
+    + """
+import time
+reads = 0
+while not os.path.exists(stop):
+    value = atomic_store.open(path).value
+    assert value == [value[0]] * (1, 2000, 60000)[value[0] % 3], 'torn'
+    reads += 1
+    time.sleep(pause)
+print(reads)
+"""
+)
+
+
+@windows
+@pytest.mark.parametrize(
+    ('writers', 'readers', 'pause'), [(2, 0, 0.0), (1, 1, 0.05), (4, 3, 0.01)]
+)
+def test_writers_without_pause_and_readers_all_succeed(
+    tmp_path: Path, writers: int, readers: int, pause: float
+) -> None:
+    path, stop = tmp_path / 'folder/state.json', tmp_path / 'stop'
+    path.parent.mkdir()
+    atomic_store.open(path, [0]).commit()
+
+    def start(code: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, '-c', code, path, stop, str(pause)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    writing = [start(WRITER) for _ in range(writers)]
+    reading = [start(READER) for _ in range(readers)]
+    for process in writing + reading:
+        assert process.stdout
+        assert process.stdout.readline() == 'ready\n'
+    for process in writing + reading:
+        assert process.stdin
+        process.stdin.write('go\n')
+        process.stdin.flush()
+    results = [process.communicate() for process in writing]
+    stop.touch()
+    results += [process.communicate() for process in reading]
+    assert [errors for _, errors in results] == [''] * len(results)
+    counts = [int(output) for output, _ in results]
+    assert min(counts) > 0
+    assert names(path.parent) == ['state.json']
+    print(f'\n{writers} writers, {readers} readers: {counts}, torn 0, left 0')
+
+
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """Two folders on drive C:, which has the first one as its working folder."""
+    here, there = tmp_path / 'here', tmp_path / 'there'
+    here.mkdir()
+    there.mkdir()
+    assert here.drive == 'C:'
+    monkeypatch.chdir(here)
+    return here, there
+
+
+@windows
+@pytest.mark.parametrize('drive', ['C:', 'Z:'])
+def test_a_path_with_a_drive_means_the_same_after_the_drives_folder_has_changed(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, drive: str
+) -> None:
+    here, there = folders
+    if drive == 'Z:':
+        monkeypatch.chdir('Z:\\')  # C: keeps its working folder
+    store = atomic_store.open('C:state.json', 'new')
+    monkeypatch.chdir(there)
+    store.commit()
+    assert (names(here), names(there)) == (['state.json'], [])
+    assert store.path == 'C:state.json'
+
+
+@windows
+def test_a_path_without_a_drive_means_the_same_after_the_drive_has_changed(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, _ = folders
+    path = str(here / 'state.json').removeprefix('C:')
+    store = atomic_store.open(path, 'new')
+    monkeypatch.chdir('Z:\\')
+    store.commit()
+    assert names(here) == ['state.json']
