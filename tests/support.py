@@ -18,7 +18,6 @@ import pytest
 
 import atomic_store
 
-# The first reason that holds is the one that is given, so put the system first.
 linux = pytest.mark.skipif(sys.platform != 'linux', reason='needs Linux')
 posix = pytest.mark.skipif(os.name != 'posix', reason='needs POSIX')
 windows = pytest.mark.skipif(os.name != 'nt', reason='needs Windows')
@@ -28,8 +27,9 @@ root = pytest.mark.skipif(
 
 
 def command(name: str) -> pytest.MarkDecorator:
-    """Skip a test where a program is missing."""
-    return pytest.mark.skipif(shutil.which(name) is None, reason=f'needs {name}')
+    """Skip a test where a program of Linux is missing."""
+    missing = name if sys.platform == 'linux' else 'Linux'
+    return pytest.mark.skipif(shutil.which(name) is None, reason=f'needs {missing}')
 
 
 # Stores
@@ -108,9 +108,10 @@ def left_alone(folder: Path) -> Iterator[None]:
     assert (_contents(folder), descriptors()) == before
 
 
-def _contents(folder: Path) -> dict[str, tuple[int, bytes | None]]:
+def _contents(folder: Path) -> dict[str, tuple[object, ...]]:
     return {
-        str(path): (path.lstat().st_ino, path.read_bytes() if path.is_file() else None)
+        # Mode, inode, device, links, owner and group, and what can be read.
+        str(path): (*path.lstat()[:6], path.read_bytes() if path.is_file() else None)
         for path in folder.rglob('*')
     }
 

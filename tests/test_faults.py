@@ -25,10 +25,13 @@ from types import ModuleType
 from typing import NamedTuple
 
 import pytest
-from support import command, linux
+from support import command
 
 import atomic_store
 from atomic_store import _files
+
+if sys.platform != 'linux':
+    pytest.skip('needs Linux', allow_module_level=True)
 
 FORMATS: dict[str, ModuleType] = {
     'file': pickle,
@@ -39,7 +42,6 @@ FORMATS: dict[str, ModuleType] = {
 }
 
 pytestmark = [
-    linux,
     command('strace'),
     pytest.mark.parametrize('target', FORMATS),
     pytest.mark.parametrize('is_named', [False, True], ids=['unnamed', 'named']),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-from support import linux
+from support import a_store, commits, fails, posix
 
 import atomic_store
 from atomic_store import _files
@@ -27,48 +27,59 @@ def test_a_commit_does_without_what_a_system_lacks(
     monkeypatch.setattr(_files, '_O_TMPFILE', None)
     for name in lacks:
         monkeypatch.delattr(os, name, raising=False)
-    path = tmp_path / 'state.json'
-    for value in 'first', 'second':
-        with atomic_store.open(path) as store:
-            store.value = value
-        assert path.read_text() == f'"{value}"'
-        assert list(tmp_path.iterdir()) == [path]
+    store = atomic_store.open(tmp_path / 'state.json', 'first')
+    commits(store)
+    store.value = 'second'
+    commits(store)
 
 
-class Names(atomic_store.AbstractFormatFile):
-    """Writes which names the folder has while it is written."""
+def imitate_macos(monkeypatch: pytest.MonkeyPatch, number: int = 0) -> list[str]:
+    """Let F_FULLFSYNC be there, and fail if an error is given; return which syncs it was."""
+    assert sys.platform != 'win32'
+    import fcntl
 
-    def dump(self, folder: Path, file: Any) -> None:
-        file.write(repr(os.listdir(folder)).encode())
+    fsync = os.fsync
+    syncs: list[str] = []
+
+    def note_full_sync(descriptor: int, request: int) -> None:
+        assert request == 51
+        syncs.append('F_FULLFSYNC')
+        if number:
+            raise OSError(number, os.strerror(number))
+
+    def note_fsync(descriptor: int) -> None:
+        syncs.append('fsync')
+        fsync(descriptor)
+
+    monkeypatch.setattr(_files, '_O_TMPFILE', None)
+    monkeypatch.setattr(fcntl, 'F_FULLFSYNC', 51, raising=False)
+    monkeypatch.setattr(fcntl, 'fcntl', note_full_sync)
+    monkeypatch.setattr(os, 'fsync', note_fsync)
+    return syncs
 
 
-@linux
-@pytest.mark.parametrize('error', ['EOPNOTSUPP', 'EISDIR', 'EINVAL', 'ENOSYS'])
-def test_where_no_file_can_be_without_a_name_the_temporary_file_has_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: str
+@posix
+@pytest.mark.parametrize(
+    ('number', 'syncs'),
+    [
+        (0, ['F_FULLFSYNC']),
+        (errno.ENOTSUP, ['F_FULLFSYNC', 'fsync']),  # SMB
+        (errno.EINVAL, ['F_FULLFSYNC', 'fsync']),  # macFUSE
+    ],
+)
+def test_macos_syncs_with_f_fullfsync_or_where_that_is_refused_with_fsync(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, syncs: list[str]
 ) -> None:
-    open_file = os.open
-
-    def refuse(path: Any, flags: int, *args: Any) -> int:
-        if flags & os.O_TMPFILE == os.O_TMPFILE:
-            raise OSError(getattr(errno, error), 'refused')
-        return open_file(path, flags, *args)
-
-    monkeypatch.setattr(os, 'open', refuse)
-    atomic_store.open(tmp_path / 'store', tmp_path, Names).commit()
-    assert '.atomic_store-' in (tmp_path / 'store').read_text()
-    assert os.listdir(tmp_path) == ['store']
+    store = a_store(tmp_path)
+    found = imitate_macos(monkeypatch, number)
+    commits(store)
+    assert found == syncs * 2  # of the file, and of its folder
 
 
-@linux
-@pytest.mark.parametrize('error', ['EPERM', 'EACCES', 'EXDEV', 'EOPNOTSUPP', 'ENOSYS'])
-def test_where_no_file_can_be_given_a_name_it_is_copied(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: str
+@posix
+def test_another_error_of_f_fullfsync_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*args: Any, **kwargs: Any) -> None:
-        raise OSError(getattr(errno, error), 'refused')
-
-    monkeypatch.setattr(os, 'link', refuse)
-    atomic_store.open(tmp_path / 'store', tmp_path, Names).commit()
-    assert (tmp_path / 'store').read_text() == '[]'
-    assert os.listdir(tmp_path) == ['store']
+    store = a_store(tmp_path)
+    imitate_macos(monkeypatch, errno.EIO)
+    assert fails(store, errno.EIO) == []

@@ -613,66 +613,6 @@ def test_a_folder_that_may_be_written_to_but_not_read_is_no_error(folder: Path) 
     assert atomic_store.open(store.path).value == store.value
 
 
-@pytest.fixture
-def full_syncs(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[str]]:
-    """Imitate macOS, whose F_FULLFSYNC may be refused with an error."""
-    fcntl = pytest.importorskip('fcntl', reason='needs POSIX')
-    fsync = os.fsync
-    found: list[str] = []
-
-    def start(number: int) -> list[str]:
-        def full_sync(descriptor: int, request: int) -> None:
-            assert request == 51
-            found.append('F_FULLFSYNC')
-            if number:
-                raise OSError(number, os.strerror(number))
-
-        monkeypatch.setattr(fcntl, 'F_FULLFSYNC', 51, raising=False)
-        monkeypatch.setattr(fcntl, 'fcntl', full_sync)
-        return found
-
-    def note_fsync(descriptor: int) -> None:
-        found.append('fsync')
-        fsync(descriptor)
-
-    monkeypatch.setattr(os, 'fsync', note_fsync)
-    return start
-
-
-@pytest.mark.parametrize(
-    ('number', 'calls'),
-    [
-        (0, ['F_FULLFSYNC']),
-        (errno.ENOTSUP, ['F_FULLFSYNC', 'fsync']),
-        (errno.EINVAL, ['F_FULLFSYNC', 'fsync']),
-    ],
-)
-def test_on_macos_it_is_synced_with_f_fullfsync_or_where_that_is_refused_with_fsync(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    full_syncs: Callable[[int], list[str]],
-    number: int,
-    calls: list[str],
-) -> None:
-    monkeypatch.setattr(_files, '_O_TMPFILE', None)
-    store = a_store(tmp_path)
-    found = full_syncs(number)
-    found.clear()
-    commits(store)
-    assert found == calls * 2  # for the file, and for the folder
-
-
-def test_on_macos_an_error_in_syncing_is_one(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    full_syncs: Callable[[int], list[str]],
-) -> None:
-    monkeypatch.setattr(_files, '_O_TMPFILE', None)
-    store = a_store(tmp_path)
-    full_syncs(errno.EIO)
-    assert fails(store, errno.EIO) == []
-
-
 # What it takes
 
 

@@ -19,7 +19,7 @@ from typing import IO, Any
 
 import pytest
 from atomicwrites import replace_atomic
-from support import a_store, commits, fails, left_alone, names, notes, windows
+from support import a_store, commits, fails, left_alone, names, notes, posix, windows
 
 import atomic_store
 from atomic_store import _files
@@ -211,6 +211,25 @@ def test_a_path_through_a_file_is_an_error_at_open_where_the_system_finds_no_fil
         with pytest.raises(NotADirectoryError):
             atomic_store.open(tmp_path / path, 'default')
     assert atomic_store.open(tmp_path / 'folder/state.json', 'default').value
+
+
+@posix
+def test_what_a_link_leads_to_is_a_path_without_dots(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    r"""After the prefix of an absolute one, `\\?\`, they are names like any other."""
+    (tmp_path / 'one/folder').mkdir(parents=True)
+    (tmp_path / 'two').mkdir()
+    (tmp_path / 'two/folder').symlink_to('../one/folder')
+    (tmp_path / 'two/state.json').symlink_to('folder/../file')
+    store = atomic_store.open(tmp_path / 'two/state.json', 'new')
+    with monkeypatch.context() as patch:
+        patch.setattr(os, 'name', 'nt')
+        store.commit()
+    assert (names(tmp_path / 'one'), names(tmp_path / 'two')) == (
+        ['folder'],
+        ['file', 'folder', 'state.json'],
+    )
 
 
 # For real
