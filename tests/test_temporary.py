@@ -11,7 +11,7 @@ import os
 import random
 import re
 import subprocess
-import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -418,12 +418,16 @@ def test_neither_it_nor_a_descriptor_stays_after_interrupts_at_random_moments(
 
 def interrupt_commits(store: atomic_store.AtomicStore, after: float) -> None:
     """Commit again and again until an interrupt comes, as by Ctrl-C."""
-    timer = threading.Timer(after, _thread.interrupt_main)
+
+    def interrupt() -> None:
+        time.sleep(after)
+        _thread.interrupt_main()
+
     with contextlib.suppress(KeyboardInterrupt):
-        timer.start()
+        # Not the module threading, whose locks do not bear interrupts.
+        _thread.start_new_thread(interrupt, ())
         while True:
             store.commit()
-    timer.join()
 
 
 @posix
