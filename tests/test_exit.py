@@ -1,0 +1,142 @@
+"""A program that ends well keeps its value, and commits work until its very end."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import atomic_store
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / 'state.json'
+    path.write_text('"old"')
+    return path
+
+
+@pytest.mark.parametrize('code', [None, 0, False])
+def test_an_exit_with_success_commits_and_passes_on(
+    path: Path, code: int | None
+) -> None:
+    store = atomic_store.open(path)
+    with pytest.raises(SystemExit) as raised, store, store:
+        store.value = 'new'
+        sys.exit(code)
+    assert raised.value.code is code
+    assert not hasattr(raised.value, '__notes__')
+    assert path.read_text() == '"new"'
+    assert store.level == 0
+
+
+@pytest.mark.parametrize('code', [1, -1, True, 'message', '', 0.0, []])
+def test_an_exit_with_failure_commits_nothing_and_passes_on(
+    path: Path, code: object
+) -> None:
+    store = atomic_store.open(path)
+    with pytest.raises(SystemExit) as raised, store, store:
+        store.value = 'new'
+        sys.exit(code)  # type: ignore[arg-type]
+    assert raised.value.code is code
+    assert path.read_text() == '"old"'
+    assert store.level == 0
+
+
+@pytest.mark.parametrize('ignore_inner_exits', [False, True])
+def test_an_exit_commits_at_the_levels_that_leaving_normally_does(
+    path: Path, ignore_inner_exits: bool
+) -> None:
+    store = atomic_store.open(path, ignore_inner_exits=ignore_inner_exits)
+    with pytest.raises(SystemExit), store:
+        try:
+            with store:
+                store.value = 'inner'
+                sys.exit()
+        finally:
+            between = path.read_text()
+            store.value = 'outer'
+    assert between == ('"old"' if ignore_inner_exits else '"inner"')
+    assert path.read_text() == '"outer"'
+
+
+def test_an_exit_whose_commit_fails_raises_the_error_of_the_commit(path: Path) -> None:
+    store = atomic_store.open(path)
+    with pytest.raises(TypeError, match='not JSON serializable') as raised, store:
+        store.value = object()
+        sys.exit()
+    assert isinstance(raised.value.__context__, SystemExit)
+    assert path.read_text() == '"old"'
+    assert store.level == 0
+
+
+# By then, builtins are gone: `open`, for one.
+PROGRAM = """
+import atexit
+import sys
+
+import atomic_store
+
+
+class AtExit:
+    def __init__(self):
+        self.open = atomic_store.open
+        self.arguments = sys.argv[2], [], sys.argv[3]  # the path, the default, the format
+        self.store = self.open(*self.arguments)
+
+    def work(self):
+        self.store.value.append('committed')
+        self.store.commit()
+        with self.open(*self.arguments) as store:
+            store.value.append('loaded')
+
+
+class AtDeletion(AtExit):
+    def __del__(self):
+        self.work()
+
+
+def until_closed():
+    state = AtExit()
+    try:
+        yield
+    finally:
+        state.work()
+
+
+if sys.argv[1] == 'atexit':
+    atexit.register(AtExit().work)
+elif sys.argv[1] == '__del__':
+    state = AtDeletion()
+elif sys.argv[1] == '__del__ in a cycle':
+    state = AtDeletion()
+    state.itself = state
+elif sys.argv[1] == 'generator':
+    generator = until_closed()
+    next(generator)
+"""
+
+
+@pytest.mark.parametrize('old', [[], ['old']], ids=['new', 'existing'])
+@pytest.mark.parametrize('format', ['json', 'pickle'])
+@pytest.mark.parametrize(
+    'moment', ['atexit', '__del__', '__del__ in a cycle', 'generator']
+)
+def test_a_program_can_commit_and_load_while_it_shuts_down(
+    tmp_path: Path, moment: str, format: str, old: list[str]
+) -> None:
+    path = tmp_path / 'state'
+    if old:
+        atomic_store.open(path, old, format).commit()  # type: ignore[arg-type]
+    done = subprocess.run(
+        [sys.executable, '-P', '-c', PROGRAM, moment, path, format],
+        check=True,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert done.stderr == ''
+    store = atomic_store.open(path, None, format)  # type: ignore[arg-type]
+    assert store.value == [*old, 'committed', 'loaded']
+    assert list(tmp_path.iterdir()) == [path]
