@@ -1,124 +1,259 @@
-"""An error keeps its type, says which file it is about, and costs no data."""
+"""An error keeps its type and identity, says what to do, and costs no data.
+
+The notes on errors of the system are tested beside those: see test_limits,
+test_temporary and test_windows.
+"""
 
 from __future__ import annotations
 
+import datetime
 import io
 import json
+import os
 import pickle
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from support import left_alone, notes, posix
 
 import atomic_store
 
 
-def notes(error: BaseException) -> list[str]:
-    return getattr(error, '__notes__', [])
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "it's.json"  # whose repr is not in single quotes
 
 
-@pytest.mark.parametrize('content', ['', '{"a": 1', '{"a": 1}}', "{'a': 1}", '\ufeff1'])
-def test_a_broken_file_is_an_error_of_the_format(tmp_path: Path, content: str) -> None:
-    path = tmp_path / 'store'
-    path.write_text(content, encoding='utf-8')
-    with pytest.raises(json.JSONDecodeError) as raised:
-        atomic_store.open(path, default=1)
-    assert notes(raised.value) == [f"while loading '{path}'"]
-    assert path.read_text(encoding='utf-8') == content
+def hints(error: BaseException, action: str, path: str | Path) -> list[str]:
+    """The notes of the package but the first, which names the file."""
+    first, *others = notes(error)
+    assert first == f'while {action} {str(path)!r}'
+    # From Python 3.14 on, json and pickle add notes of their own.
+    return [note for note in others if not note.startswith('when serializing ')]
 
 
-@pytest.mark.parametrize('content', [b'', pickle.dumps([1])[:-1]])
-def test_a_broken_pickle_is_an_error_of_pickle(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / 'store'
-    path.write_bytes(content)
-    with pytest.raises((EOFError, pickle.UnpicklingError)) as raised:
-        atomic_store.open(path, default=1, format='pickle')
-    assert notes(raised.value) == [f"while loading '{path}'"]
-    assert path.read_bytes() == content
+def hints_of_loading(path: Path, error: type[Exception], *options: Any) -> list[str]:
+    with left_alone(path.parent), pytest.raises(error) as raised:
+        atomic_store.open(path, 'default', *options)
+    return hints(raised.value, 'loading', path)
 
 
-def test_a_file_that_is_not_utf_8_is_a_unicode_decode_error(tmp_path: Path) -> None:
-    path = tmp_path / 'store'
-    path.write_bytes(b'"\xff"')
-    with pytest.raises(UnicodeDecodeError) as raised:
-        atomic_store.open(path, default=1)
-    assert notes(raised.value) == [f"while loading '{path}'"]
+def hints_of_committing(
+    store: atomic_store.AtomicStore, error: type[Exception]
+) -> list[str]:
+    path = os.path.join(os.getcwd(), os.fsdecode(store.path))
+    with left_alone(Path(path).parent), pytest.raises(error) as raised:
+        store.commit()
+    return hints(raised.value, 'committing', path)
 
 
-def test_a_missing_file_within_a_format_is_not_a_missing_store(tmp_path: Path) -> None:
-    class Includes(atomic_store.AbstractFormatFile):
-        def load(self, file: Any) -> Any:
-            return Path(file.read().decode()).read_text()
+# What a user reads
 
-    path = tmp_path / 'store'
-    path.write_text(str(tmp_path / 'missing'))
-    with pytest.raises(FileNotFoundError) as raised:
-        atomic_store.open(path, default=1, format=Includes())
-    assert raised.value.filename == str(tmp_path / 'missing')
-    assert notes(raised.value) == [f"while loading '{path}'"]
+
+def test_a_traceback_says_after_the_error_which_file_and_what_to_do(path: Path) -> None:
+    program = (
+        'import atomic_store, sys\n'
+        'with atomic_store.open(sys.argv[1]) as store: store.value = [{1}]'
+    )
+    done = subprocess.run(
+        [sys.executable, '-P', '-c', program, path],
+        check=False,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    lines = done.stderr.splitlines()
+    start = lines.index('TypeError: Object of type set is not JSON serializable')
+    assert lines[start + 1] == f'while committing {str(path)!r}'
+    assert lines[-1].startswith('JSON does not know this type')
+
+
+def test_a_format_that_adds_notes_has_them_after_the_name_of_the_file(
+    path: Path,
+) -> None:
+    def loads(data: bytes) -> None:
+        error = ValueError()
+        error.add_note('in line 1')
+        error.add_note('in column 2')
+        raise error
+
+    path.touch()
+    in_line, in_column, empty = hints_of_loading(
+        path, ValueError, SimpleNamespace(dumps=bytes, loads=loads)
+    )
+    assert (in_line, in_column) == ('in line 1', 'in column 2')
+    assert 'empty' in empty
+
+
+def test_nothing_is_printed_or_logged(
+    path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    store = atomic_store.open(path, 'old')
+    store.commit()
+    store.value = object()
+    hints_of_committing(store, TypeError)
+    assert capfd.readouterr() == ('', '')
+    assert not caplog.records
+
+
+# Loading
 
 
 @pytest.mark.parametrize(
-    ('loads', 'is_binary'),
+    ('format', 'content', 'error'),
     [
-        (lambda data: data.decode().split(), False),
-        (lambda data: data.encode().split(), True),
-        (lambda data: data.split(' '), True),
-        (lambda data: tomllib.load(io.StringIO(data)), False),  # type: ignore[arg-type]
+        ('json', b'{"a": 1', json.JSONDecodeError),
+        ('json', b'{"a": 1}}', json.JSONDecodeError),
+        ('json', b"{'a': 1}", json.JSONDecodeError),
+        ('json', b' ', json.JSONDecodeError),
+        ('json', b'"\xff"', UnicodeDecodeError),
+        ('pickle', pickle.dumps([1])[:-1], pickle.UnpicklingError),
     ],
 )
-def test_the_wrong_kind_of_string_is_an_error_that_names_is_binary(
-    tmp_path: Path, loads: Callable[[Any], Any], is_binary: bool
+def test_what_cannot_be_loaded_is_an_error_of_the_format_and_never_the_default(
+    path: Path, format: str, content: bytes, error: type[Exception]
 ) -> None:
-    path = tmp_path / 'store'
-    path.write_text('content')
-    format = SimpleNamespace(dumps=str, loads=loads)
-    with pytest.raises((TypeError, AttributeError)) as raised:
-        atomic_store.open(path, format=format, is_binary=is_binary)
-    where, what = notes(raised.value)
-    assert where == f"while loading '{path}'"
-    assert what.endswith(f'does the format need is_binary={not is_binary}?')
+    path.write_bytes(content)
+    assert hints_of_loading(path, error, format) == []
 
 
-class FileMethods:
-    def dump(self, value: Any, file: Any) -> None:
-        raise TypeError('the value is missing')
-
-    def load(self, file: Any) -> Any:
-        raise TypeError('the value is missing')
-
-
-class Methods:
-    def dumps(self, value: Any) -> bytes:
-        raise TypeError('the value is missing')
-
-    def loads(self, data: bytes) -> Any:
-        raise TypeError('the value is missing')
-
-
-@pytest.mark.parametrize('format', [FileMethods, Methods])
-def test_a_class_given_for_an_instance_is_an_error_that_says_so(
-    tmp_path: Path, format: type
+@pytest.mark.parametrize(
+    ('format', 'error'), [('json', json.JSONDecodeError), ('pickle', EOFError)]
+)
+def test_an_empty_file_is_an_error_that_says_so(
+    path: Path, format: str, error: type[Exception]
 ) -> None:
-    def errors(format: Any) -> tuple[TypeError, TypeError]:
-        path = tmp_path / format.__class__.__name__
-        store = atomic_store.open(path, format=format)
-        with pytest.raises(TypeError, match='missing') as committing:
-            store.commit()
-        path.write_text('content')
-        with pytest.raises(TypeError, match='missing') as loading:
-            atomic_store.open(path, format=format)
-        return committing.value, loading.value
+    path.touch()
+    (hint,) = hints_of_loading(path, error, format)
+    assert 'the file is empty' in hint
+    assert 'delete it to start from the default' in hint
 
-    for error in errors(format):
-        assert notes(error)[1:] == [
-            f'the format is a class: is {format.__name__}() meant?'
-        ]
-    for error in errors(format()):
-        assert not notes(error)[1:]
+
+def test_a_missing_file_within_a_format_is_not_a_missing_store(path: Path) -> None:
+    class Includes(atomic_store.AbstractFormatBstr):
+        def loads(self, data: bytes) -> bytes:
+            return Path(os.fsdecode(data)).read_bytes()
+
+    path.write_bytes(os.fsencode(path.with_name('missing')))
+    assert hints_of_loading(path, FileNotFoundError, Includes) == []
+
+
+# Committing
+
+
+@pytest.mark.parametrize(
+    ('format', 'value', 'dump_kwargs', 'error'),
+    [
+        ('json', 1, {'no_such_argument': 1}, TypeError),
+        ('json', float('nan'), {'allow_nan': False}, ValueError),
+        ('pickle', lambda: None, {}, (pickle.PicklingError, AttributeError)),
+    ],
+)
+def test_a_value_that_cannot_be_written_leaves_the_file_alone_and_the_store_usable(
+    path: Path,
+    format: Any,
+    value: Any,
+    dump_kwargs: dict[str, Any],
+    error: type[Exception],
+) -> None:
+    store = atomic_store.open(path, 'old', format)
+    store.commit()
+    store.value, store.dump_kwargs = value, dump_kwargs
+    assert hints_of_committing(store, error) == []
+    store.value, store.dump_kwargs = 'new', {}
+    store.commit()
+    assert atomic_store.open(path, format=format).value == 'new'
+
+
+@pytest.mark.parametrize(
+    'value', [{1, 2}, datetime.date(2000, 1, 1), b'bytes', [{'key': object()}]]
+)
+def test_a_value_that_json_does_not_know_is_an_error_that_says_what_to_use(
+    path: Path, value: Any
+) -> None:
+    (hint,) = hints_of_committing(atomic_store.open(path, value), TypeError)
+    assert "dump_kwargs={'default': ...}" in hint
+    assert "format='pickle'" in hint
+
+
+@pytest.mark.parametrize('key', [(1, 2), b'bytes'])
+def test_a_key_that_json_does_not_know_is_an_error_that_says_what_to_use(
+    path: Path, key: Any
+) -> None:
+    (hint,) = hints_of_committing(atomic_store.open(path, [{key: 1}]), TypeError)
+    assert 'str(key)' in hint
+    assert "format='pickle'" in hint
+
+
+def test_a_missing_folder_is_an_error_that_names_it(tmp_path: Path) -> None:
+    folder = tmp_path / "it's" / 'missing'
+    store = atomic_store.open(folder / 'state.json')
+    (hint,) = hints_of_committing(store, FileNotFoundError)
+    assert hint == f'the folder {str(folder)!r} does not exist, and is not created'
+    folder.mkdir(parents=True)
+    store.commit()
+
+
+@posix  # Wine does not show symbolic links
+def test_a_link_into_a_missing_folder_is_an_error_that_names_that_folder(
+    path: Path,
+) -> None:
+    path.symlink_to('missing/state.json')
+    (hint,) = hints_of_committing(atomic_store.open(path), FileNotFoundError)
+    assert repr(str(path.with_name('missing'))) in hint
+
+
+@pytest.mark.parametrize('path', ['~/state.json', b'~/state.json', Path('~/a/b')])
+def test_a_tilde_that_is_no_folder_is_an_error_that_names_expanduser(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = atomic_store.open(path)
+    missing, tilde = hints_of_committing(store, FileNotFoundError)
+    assert repr(str((tmp_path / os.fsdecode(path)).parent)) in missing
+    assert 'os.path.expanduser()' in tilde
+    (tmp_path / '~' / 'a').mkdir(parents=True)
+    store.commit()
+
+
+@pytest.mark.parametrize('content', ['returned', b'returned'])
+def test_a_dump_that_returns_what_it_should_write_is_an_error(
+    path: Path, content: str | bytes
+) -> None:
+    format = SimpleNamespace(dump=lambda value, file: content, load=None)
+    format.load = format.dump
+    store = atomic_store.open(path, None, format)
+    with pytest.raises(TypeError, match='instead of writing it') as raised:
+        store.commit()
+    assert hints(raised.value, 'committing', path) == []
+
+
+def test_a_dump_may_return_what_it_has_written(path: Path) -> None:
+    class Both(atomic_store.AbstractFormatFile):
+        def dump(self, value: bytes, file: Any) -> bytes:
+            file.write(value)
+            return value
+
+    atomic_store.open(path, b'value', Both).commit()
+    assert path.read_bytes() == b'value'
+
+
+# Formats that do not fit
+
+
+def formats(dumps: Callable[[Any], Any]) -> list[Any]:
+    """Formats of each of the three kinds that write what a function returns."""
+    return [
+        SimpleNamespace(dump=lambda value, file: file.write(dumps(value)), load=id),
+        SimpleNamespace(dumps=dumps, loads=id),
+        SimpleNamespace(encode=dumps, decode=id),
+    ]
 
 
 class Text(str):
@@ -129,140 +264,211 @@ class Bytes(bytes):
     pass
 
 
+@pytest.mark.parametrize('kind', [0, 1, 2], ids=['dump', 'dumps', 'encode'])
 @pytest.mark.parametrize(
-    'content', ['str', Text('of its own'), b'bytes', Bytes(b'own')]
+    ('data', 'is_binary'),
+    [
+        ('text', True),
+        (Text('text'), True),
+        (b'bytes', False),
+        (Bytes(b'bytes'), False),
+        (bytearray(b'bytes'), False),
+    ],
 )
-def test_content_of_the_wrong_kind_is_an_error_that_names_is_binary(
-    tmp_path: Path, content: str | bytes
+def test_writing_the_wrong_kind_of_string_is_an_error_that_names_is_binary(
+    path: Path, kind: int, data: Any, is_binary: bool
 ) -> None:
-    is_binary = isinstance(content, str)
-    format = SimpleNamespace(dumps=lambda value: content, loads=str)
-    store = atomic_store.open(tmp_path / 'store', None, format, is_binary=is_binary)
-    with pytest.raises(TypeError) as raised:
-        store.commit()
-    assert f'is_binary={is_binary}' in notes(raised.value)[1]
+    format = formats(lambda value: data)[kind]
+    store = atomic_store.open(path, None, format, is_binary)
+    (hint,) = hints_of_committing(store, TypeError)
+    assert f'the store has is_binary={is_binary}' in hint
+    assert hint.endswith(f'is_binary={not is_binary}?')
+
+
+@pytest.mark.parametrize(
+    ('loads', 'is_binary'),
+    [
+        (lambda data: data.decode(), False),
+        (lambda data: data.encode(), True),
+        (lambda data: data.split(' '), True),
+        (lambda data: tomllib.load(io.StringIO(data)), False),  # type: ignore[arg-type]
+        (pickle.loads, False),
+    ],
+)
+def test_reading_the_wrong_kind_of_string_is_an_error_that_names_is_binary(
+    path: Path, loads: Callable[[Any], Any], is_binary: bool
+) -> None:
+    path.write_text('content')
+    for format in (
+        SimpleNamespace(dump=id, load=lambda file: loads(file.read())),
+        SimpleNamespace(dumps=id, loads=loads),
+        SimpleNamespace(encode=id, decode=loads),
+    ):
+        (hint,) = hints_of_loading(
+            path,
+            (TypeError, AttributeError),
+            format,
+            is_binary,  # type: ignore[arg-type]
+        )
+        assert f'the store has is_binary={is_binary}' in hint
+        assert hint.endswith(f'is_binary={not is_binary}?')
+
+
+@pytest.mark.parametrize('is_binary', [True, False])
+@pytest.mark.parametrize('data', [None, 1, ['text'], {}, object(), Path('path')])
+def test_returning_no_string_is_an_error_that_names_what_came_and_not_is_binary(
+    path: Path, data: Any, is_binary: bool
+) -> None:
+    of_dumps, of_encode = (
+        hints_of_committing(atomic_store.open(path, None, format, is_binary), TypeError)
+        for format in formats(lambda value: data)[1:]
+    )
+    kind = type(data).__name__
+    assert of_dumps == [f'dumps returned {kind}, not bytes or str']
+    assert of_encode == [f'encode returned {kind}, not bytes or str']
+
+
+@pytest.mark.parametrize('is_binary', [True, False])
+@pytest.mark.parametrize('data', [None, 1, 1.5, True, [], (), {}, set()])
+def test_writing_no_string_is_an_error_that_does_not_name_is_binary(
+    path: Path, data: Any, is_binary: bool
+) -> None:
+    format = formats(lambda value: data)[0]
+    store = atomic_store.open(path, None, format, is_binary)
+    assert hints_of_committing(store, TypeError) == []
+
+
+@pytest.mark.parametrize(
+    ('loads', 'is_binary'),
+    [
+        (lambda data: data.decode().decode(), True),
+        (lambda data: data.encode().encode(), False),
+        (lambda data: [].decode, True),
+    ],
+)
+def test_a_mistake_in_reading_that_is_binary_does_not_cure_does_not_name_it(
+    path: Path, loads: Callable[[Any], Any], is_binary: bool
+) -> None:
+    path.write_text('content')
+    format = SimpleNamespace(dumps=id, loads=loads)
+    assert hints_of_loading(path, AttributeError, format, is_binary) == []
+
+
+class Files:
+    def dump(self, value: Any, file: Any) -> None:
+        raise TypeError('the value is missing')
+
+    load = dump
+
+
+class Strings:
+    def dumps(self, value: Any) -> bytes:
+        raise TypeError('the value is missing')
+
+    loads = dumps
+
+
+class Codec:
+    def encode(self, value: Any) -> bytes:
+        raise TypeError('the value is missing')
+
+    decode = encode
+
+
+@pytest.mark.parametrize('format', [Files, Strings, Codec])
+def test_a_class_given_for_an_instance_is_an_error_that_names_the_instance(
+    path: Path, format: Any
+) -> None:
+    (hint,) = hints_of_committing(atomic_store.open(path, None, format), TypeError)
+    assert f'{format.__name__}()' in hint
+    path.write_text('content')
+    assert hints_of_loading(path, TypeError, format) == [hint]
+
+
+@pytest.mark.parametrize('format', [Strings(), Codec()])
+def test_an_instance_with_the_same_error_has_no_such_note(
+    path: Path, format: Any
+) -> None:
+    assert hints_of_committing(atomic_store.open(path, None, format), TypeError) == []
+    path.write_text('content')
+    assert hints_of_loading(path, TypeError, format) == []
+
+
+# Errors that are hard to handle
+
+
+@dataclass(frozen=True)
+class FrozenError(Exception):
+    """Lets no attribute be set, `__notes__` included."""
+
+    reason: str = ''
+
+
+class OwnNotesError(Exception):
+    def add_note(self) -> None:  # type: ignore[override]
+        raise AssertionError('called by the package')
+
+
+class TupleOfNotesError(Exception):
+    __notes__ = ()  # type: ignore[assignment]
+
+
+class UnprintableError(TypeError):
+    def __str__(self) -> str:
+        raise ValueError
+
+
+@pytest.mark.parametrize(
+    'error',
+    [
+        FrozenError(),
+        OwnNotesError(),
+        TupleOfNotesError(),
+        UnprintableError(),
+        ExceptionGroup('several', [ValueError()]),
+        StopIteration(),
+        KeyboardInterrupt(),
+        SystemExit(0),
+        GeneratorExit(),
+    ],
+)
+def test_an_error_of_the_format_is_raised_as_it_is(
+    path: Path, error: BaseException
+) -> None:
+    def fail(argument: Any) -> Any:
+        raise error
+
+    format = SimpleNamespace(dumps=fail, loads=fail)
+    store = atomic_store.open(path, format=format)
+    with left_alone(path.parent), pytest.raises(type(error)) as raised, store:
+        pass
+    assert raised.value is error
+    path.touch()
+    with left_alone(path.parent), pytest.raises(type(error)) as raised:
+        atomic_store.open(path, format=format)
+    assert raised.value is error
 
 
 class UnrelatedError(Exception):
-    """Says the same, but not of the format."""
+    pass
 
 
 @pytest.mark.parametrize(
     'error',
     [
         UnrelatedError("'str' object has no attribute 'decode'"),
-        TypeError('keys must be str, int, float, bool or None, not bytes'),
         AttributeError("'str' object has no attribute 'encrypt'"),
+        FileNotFoundError('of the format'),
     ],
 )
-def test_another_error_names_the_file_alone(tmp_path: Path, error: Exception) -> None:
-    def dumps(value: Any) -> bytes:
+def test_an_error_that_only_reads_like_one_that_is_known_names_the_file_alone(
+    path: Path, error: Exception
+) -> None:
+    def fail(argument: Any) -> Any:
         raise error
 
-    store = atomic_store.open(
-        tmp_path / 'store', format=SimpleNamespace(dumps=dumps, loads=bytes)
-    )
-    with pytest.raises(type(error)):
-        store.commit()
-    assert notes(error) == [f"while committing '{tmp_path / 'store'}'"]
-
-
-LONE_SURROGATE = '\ud800'  # for which UTF-8 has no bytes
-
-
-@pytest.mark.parametrize(
-    ('format', 'value', 'dump_kwargs', 'error'),
-    [
-        ('json', {1, 2}, {}, TypeError),
-        ('json', {'key': {(1, 2): 3}}, {}, TypeError),
-        ('json', LONE_SURROGATE, {'ensure_ascii': False}, UnicodeEncodeError),
-        ('json', 1, {'no_such_argument': 1}, TypeError),
-        ('pickle', lambda: None, {}, (pickle.PicklingError, AttributeError)),
-    ],
-)
-def test_a_value_that_cannot_be_written_leaves_the_file_alone(
-    tmp_path: Path,
-    format: Any,
-    value: Any,
-    dump_kwargs: dict[str, Any],
-    error: type[Exception],
-) -> None:
-    path = tmp_path / 'store'
-    store = atomic_store.open(path, 'old', format)
-    store.commit()
-    old = path.read_bytes()
-    store.value, store.dump_kwargs = value, dump_kwargs
-    with pytest.raises(error) as raised:
-        store.commit()
-    assert notes(raised.value) == [f"while committing '{path}'"]
-    assert path.read_bytes() == old
-    assert list(tmp_path.iterdir()) == [path]
-    store.value, store.dump_kwargs = 'new', {}
-    store.commit()
-    assert atomic_store.open(path, format=format).value == 'new'
-
-
-def test_a_circular_value_leaves_the_file_alone(tmp_path: Path) -> None:
-    path = tmp_path / 'store'
-    path.write_text('["old"]')
-    store = atomic_store.open(path)
-    store.value.append(store.value)
-    with pytest.raises(ValueError, match='Circular') as raised:
-        store.commit()
-    assert f"while committing '{path}'" in notes(raised.value)
-    assert path.read_text() == '["old"]'
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize('content', ['returned', b'returned'])
-def test_a_dump_that_returns_what_it_should_write_is_an_error(
-    tmp_path: Path, content: str | bytes
-) -> None:
-    class Returns(atomic_store.AbstractFormatFile):
-        def dump(self, value: Any, file: Any) -> str | bytes:
-            return content
-
-        def load(self, file: Any) -> Any:
-            return file.read()
-
-    path = tmp_path / 'store'
-    path.write_text('old')
-    store = atomic_store.open(path, format=Returns())
-    with pytest.raises(TypeError, match='instead of writing it') as raised:
-        store.commit()
-    assert notes(raised.value) == [f"while committing '{path}'"]
-    assert path.read_text() == 'old'
-
-
-def test_a_dump_may_return_what_it_has_written(tmp_path: Path) -> None:
-    class Both(atomic_store.AbstractFormatFile):
-        def dump(self, value: bytes, file: Any) -> bytes:
-            file.write(value)
-            return value
-
-    store = atomic_store.open(tmp_path / 'store', b'value', Both)
-    store.commit()
-    assert (tmp_path / 'store').read_bytes() == b'value'
-
-
-def test_an_interrupt_in_the_format_passes_as_it_is(tmp_path: Path) -> None:
-    class Interrupted(atomic_store.AbstractFormatBstr):
-        def dumps(self, value: Any) -> bytes:
-            raise KeyboardInterrupt
-
-    store = atomic_store.open(tmp_path / 'store', 1, Interrupted())
-    with pytest.raises(KeyboardInterrupt):
-        store.commit()
-    assert not list(tmp_path.iterdir())
-
-
-def test_nothing_is_printed_or_logged(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> None:
-    store = atomic_store.open(tmp_path / 'store')
-    store.commit()
-    store.value = object()
-    with pytest.raises(TypeError):
-        store.commit()
-    assert capfd.readouterr() == ('', '')
-    assert not caplog.records
+    store = atomic_store.open(path, format=SimpleNamespace(dumps=fail, loads=fail))
+    assert hints_of_committing(store, type(error)) == []
+    del error.__notes__
+    path.write_text('content')
+    assert hints_of_loading(path, type(error), store.format) == []
