@@ -1,0 +1,303 @@
+"""Wherever a temporary file can be renamed, a commit works: real file systems.
+
+Each is mounted by the commands below, in a folder with an empty `disk`, the empty folders
+`mounted`, `upper`, and `work`, and a folder `source` in which there is already something.
+Plain atomicwrites does the same as the store, for comparison. `pytest -s` shows the table.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import atomicwrites
+import pytest
+from support import linux, root
+
+import atomic_store
+
+pytestmark = [linux, root]
+
+ALICE, TEAM = 70001, 70010
+
+FILE_SYSTEMS = {
+    'tmpfs': 'mount -t tmpfs tmpfs mounted',
+    'ext2': 'mkfs.ext2 -q disk; mount -o loop disk mounted',
+    'ext4': 'mkfs.ext4 -q disk; mount -o loop disk mounted',
+    'xfs': 'mkfs.xfs -q disk; mount -o loop disk mounted',
+    'btrfs': 'mkfs.btrfs -q disk; mount -o loop disk mounted',
+    'squashfs': 'mksquashfs source image -quiet -no-progress; mount -o loop image mounted',
+    'overlay': (
+        'mount -t tmpfs tmpfs work; mkdir work/upper work/work; mount -t overlay'
+        ' -o lowerdir=source,upperdir=work/upper,workdir=work/work overlay mounted'
+    ),
+    'bindfs': 'bindfs source mounted',
+    'bindfs --chmod-deny': 'bindfs --chmod-deny source mounted',
+    'bindfs --chmod-ignore': 'bindfs --chmod-ignore source mounted',
+    'bindfs --chown-deny': 'bindfs --chown-deny --chgrp-deny source mounted',
+    'bindfs --xattr-none': 'bindfs --xattr-none source mounted',
+    'bindfs --perms': 'bindfs --perms=0644:u+D --force-user=nobody source mounted',
+    'rclone': 'rclone mount --daemon :local:source mounted',
+    # With the server that it would ask for at the other end, and no ssh between.
+    'sshfs': (
+        'echo exec /usr/lib/openssh/sftp-server >sftp; chmod +x sftp;'
+        ' sshfs -o ssh_command=$PWD/sftp here:$PWD/source mounted'
+    ),
+    'fuse-overlayfs': (
+        'fuse-overlayfs -o lowerdir=source,upperdir=upper,workdir=work mounted'
+    ),
+    'unionfs-fuse': 'unionfs -o cow upper=RW:source=RO mounted',
+    'mergerfs': 'mergerfs source:upper mounted',
+    'fuse2fs': 'mkfs.ext2 -q disk; fuse2fs disk mounted',
+    'ntfs-3g': 'mkntfs --fast --force --quiet disk; ntfs-3g disk mounted',
+    'ntfs-3g, permissions': (
+        'mkntfs --fast --force --quiet disk; ntfs-3g -o permissions,acl disk mounted'
+    ),
+    'exfat-fuse': (
+        'mkfs.exfat disk; device=$(losetup --find --show disk);'
+        ' mount.exfat-fuse $device mounted; losetup --detach $device'
+    ),
+    'disorderfs': 'disorderfs --multi-user=yes source mounted',
+    'fuse-zip': 'fuse-zip archive.zip mounted',
+    'securefs': 'securefs create --pass x upper; securefs mount -b --pass x upper mounted',
+    'encfs': 'echo x | encfs --standard --stdinpass $PWD/upper $PWD/mounted',
+    'rclone, cached': 'rclone mount --daemon --vfs-cache-mode full --cache-dir upper :local:source mounted',
+    'rclone, crypt': 'rclone mount --daemon :crypt,remote=source,password=OaTxA6HRXYtqTgbcnYaJpi1i9A: mounted',
+    'archivemount': 'tar --create --file archive source; archivemount archive mounted',
+    'posixovl': 'mount.posixovl -S source mounted',
+    'convmvfs': 'convmvfs mounted -o srcdir=source',
+    'gocryptfs': (
+        'gocryptfs -q -init -extpass echo -extpass x upper;'
+        ' gocryptfs -q -extpass echo -extpass x upper mounted'
+    ),
+}
+if os.path.exists('/sys/fs/ext4/features/casefold'):
+    FILE_SYSTEMS['ext4, casefold'] = (
+        'mkfs.ext4 -q -O casefold disk; mount -o loop disk mounted;'
+        ' mkdir mounted/folder; chattr +F mounted/folder'
+    )
+# Where permissions cannot be set, the file stays as it was created: its owner's alone.
+NOT_KEPT = {'bindfs --chmod-deny': {'mode'}, 'bindfs --chmod-ignore': {'mode'}}
+
+
+@contextlib.contextmanager
+def mounted(base: Path, script: str) -> Iterator[Path]:
+    """Mount a file system in a folder, and give a folder in it with an old file."""
+    for name in 'mounted', 'source/folder', 'upper', 'work':
+        (base / name).mkdir(parents=True)
+    make_old_file(base / 'source/folder/lower.json')
+    with open(base / 'disk', 'wb') as disk:
+        disk.truncate(320 << 20)  # less than this, mkfs.xfs does not take
+    try:
+        with open(base / 'log', 'wb') as log:  # a pipe would stay open to the servers
+            subprocess.run(
+                script,
+                check=False,
+                shell=True,
+                cwd=base,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                timeout=60,
+            )
+        assert os.path.ismount(base / 'mounted'), (base / 'log').read_text()
+        folder = base / 'mounted/folder'
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+        yield folder
+    finally:
+        points = re.findall(rf'{base}\S*', Path('/proc/self/mounts').read_text())
+        for point in reversed(points):
+            subprocess.run(['umount', '--lazy', point], check=False)
+        (base / 'disk').unlink()
+
+
+def make_old_file(path: Path) -> None:
+    path.write_text('"old"')
+    # What a file system does not know, or keep, it need not.
+    with contextlib.suppress(OSError):
+        os.setxattr(path, 'user.note', b'any')
+    with contextlib.suppress(OSError):
+        path.chmod(0o640)
+    with contextlib.suppress(OSError):
+        os.chown(path, ALICE, TEAM)
+
+
+# The two that are compared
+
+Write = Callable[[Path, str], None]
+
+
+def plain(path: Path, value: str) -> None:
+    with atomicwrites.atomic_write(path, overwrite=True) as file:
+        json.dump(value, file)
+
+
+def store(path: Path, value: str) -> None:
+    with atomic_store.open(path) as opened:
+        opened.value = value
+
+
+# What both have to do
+
+
+def create(folder: Path, write: Write) -> None:
+    write(folder / 'new.json', 'new')
+    assert load(folder / 'new.json') == 'new'
+
+
+def replace(folder: Path, write: Write) -> None:
+    path = folder / 'old.json'
+    make_old_file(path)
+    before = path.stat().st_mode
+    write(path, 'new')
+    assert load(path) == 'new'
+    assert path.stat().st_mode & 0o077 & ~before == 0
+
+
+def replace_lower(folder: Path, write: Write) -> None:
+    """Of a file system that shows another one: a file that was there."""
+    path = folder / 'lower.json'
+    if path.exists():
+        write(path, 'new')
+        assert load(path) == 'new'
+
+
+def follow(folder: Path, write: Write) -> None:
+    """Write through a symbolic link, where there is such a thing."""
+    path, link = folder / 'target.json', folder / 'link.json'
+    path.write_text('"old"')
+    with contextlib.suppress(OSError):
+        link.symlink_to('target.json')
+    if link.is_symlink():
+        write(link, 'new')
+        assert load(link) == 'new'
+
+
+def ten_times(folder: Path, write: Write) -> None:
+    for number in range(10):
+        write(folder / 'ten.json', f'{number}')
+        assert load(folder / 'ten.json') == f'{number}'
+
+
+def beside_a_reader(folder: Path, write: Write) -> None:
+    path = folder / 'read.json'
+    write(path, 'value 0')
+    running = True
+
+    def read() -> set[str]:
+        values = set()
+        while running:
+            with contextlib.suppress(OSError):  # rclone's, for one
+                values.add(load(path))
+        return values
+
+    with ThreadPoolExecutor() as threads:
+        reader = threads.submit(read)
+        try:
+            for number in range(10):
+                write(path, f'value {number}')
+        finally:
+            running = False
+    assert reader.result() <= {f'value {number}' for number in range(10)}
+
+
+STEPS = (create, replace, replace_lower, follow, ten_times, beside_a_reader)
+
+
+# What cannot be done with plain atomicwrites either.
+CANNOT = {
+    'squashfs': {step.__name__ for step in STEPS},
+    # A file that is renamed to the name of another gets the other one's content.
+    'archivemount': {'replace', 'ten_times', 'beside_a_reader'},
+}
+
+
+def load(path: Path) -> Any:
+    return atomic_store.open(path, 'default').value
+
+
+def failures(folder: Path, write: Write) -> dict[str, str]:
+    found = {}
+    for step in STEPS:
+        try:
+            step(folder, write)
+        except (OSError, ValueError, AssertionError) as error:
+            found[step.__name__] = repr(error).partition('\n')[0]
+    return found
+
+
+def commit_and_look(folder: Path) -> tuple[set[str], bool]:
+    """Find out what a commit does not keep, and if the temporary file has a name."""
+    path, names = folder / 'kept.json', list[str]()
+    make_old_file(path)
+
+    def dump(value: str, file: Any) -> None:
+        names.extend(os.listdir(folder))
+        json.dump(value, file)
+
+    def look() -> dict[str, object]:
+        status = path.stat()
+        attribute = None
+        with contextlib.suppress(OSError):
+            attribute = os.getxattr(path, 'user.note')
+        return {
+            'mode': status.st_mode,
+            'owner': status.st_uid,
+            'group': status.st_gid,
+            'attribute': attribute,
+        }
+
+    before = look()
+    json_format = SimpleNamespace(dump=dump, load=json.load)
+    atomic_store.open(path, format=json_format, is_binary=False).commit()
+    after = look()
+    changed = {what for what in before if after[what] != before[what]}
+    return changed, not all(name.endswith('.json') for name in names)
+
+
+def programs(script: str) -> set[str]:
+    return set(re.findall(r'(?:^|[;(|]|exec) *([\w./-]+) ', script))
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        pytest.param(
+            name,
+            marks=[
+                pytest.mark.skipif(shutil.which(p) is None, reason=f'needs {p}')
+                for p in sorted(programs(script))
+            ],
+        )
+        for name, script in FILE_SYSTEMS.items()
+    ],
+)
+def test_a_commit_works_wherever_plain_atomicwrites_does(
+    name: str, tmp_path: Path
+) -> None:
+    with mounted(tmp_path, FILE_SYSTEMS[name]) as folder:
+        theirs = failures(folder, plain)
+        ours = failures(folder, store)
+        print(f'{name}: plain {theirs or "works"}; commits {ours or "work"}')
+        assert ours.keys() <= CANNOT.get(name, set())
+        if name == 'squashfs':
+            assert all('Read-only file system' in failure for failure in ours.values())
+            return
+        changed, is_named = commit_and_look(folder)
+        print(
+            f'  {"named" if is_named else "unnamed"}, not kept: {changed or "nothing"}'
+        )
+        assert changed == NOT_KEPT.get(name, set())
+        # libfuse hides a file that is removed while somebody has it open.
+        left = [n for n in os.listdir(folder) if not n.startswith('.fuse_hidden')]
+        assert not [name for name in left if not name.endswith('.json')]
