@@ -444,9 +444,28 @@ def test_a_name_that_is_taken_is_left_to_who_took_it(
     assert sorted(path.parent.iterdir()) == sorted([path, path.with_name('state.json')])
 
 
+class EachNameIsTaken(Passthrough):
+    """Where somebody is quicker each time."""
+
+    @operation
+    def create(self, path: str, mode: int, flags: int) -> int:
+        Path(path).write_text("somebody else's")
+        raise FileExistsError(errno.EEXIST, path)
+
+
 def test_names_that_are_all_taken_are_an_error_at_last(folder: Path) -> None:
-    for case in refused_commits(folder, 'create ', {'EEXIST': errno.EEXIST}, ['0640']):
-        assert case.seen() == case.failure()
+    operations = EachNameIsTaken(folder / 'source')
+    with shown(operations, folder / 'shown'):
+        path = prepare(folder / 'source', '0640')
+        error = commit(atomic_store.open(folder / 'shown/state.json'))
+    assert isinstance(error, FileExistsError)
+    assert path.read_text() == '"old"'
+    names = re.findall(
+        r'^create /(\S+)', Path(operations.log).read_text(), re.MULTILINE
+    )
+    assert len(names) > 1
+    for name in names:
+        assert (path.with_name(name)).read_text() == "somebody else's"
 
 
 # The last copy
@@ -509,50 +528,8 @@ def test_a_file_that_is_not_found_for_a_moment_is_looked_for_again(
         assert store.value == 'old'
 
 
-# What cannot be refused by FUSE: files without a name, their links, and a number that
-# it does not know. Here Python's functions refuse, on the file system of the tests.
-
-FUNCTIONS = [
-    'fchmod',
-    'fchown',
-    'fstat',
-    'getxattr',
-    'listxattr',
-    'removexattr',
-    'setxattr',
-]
-
-
-def refuse(
-    monkeypatch: pytest.MonkeyPatch, name: str, number: int, when: Callable[..., bool]
-) -> list[Any]:
-    """Let a function of the module os answer with an error, and tell what was asked."""
-    function, asked = getattr(os, name), list[Any]()
-
-    def refused(*args: Any, **kwargs: Any) -> Any:
-        if not when(*args):
-            return function(*args, **kwargs)
-        asked.append(args)
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(os, name, refused)
-    return asked
-
-
-def commits_refused_by(
-    folder: Path, function: str, errors: dict[str, int], when: Callable[..., bool]
-) -> Iterator[Case]:
-    """Commit over each file while this function refuses with each error."""
-    for name, number in errors.items():
-        asked: list[Any] = []
-        for file in FILES:
-            path = prepare(folder / 'shown', file)
-            before = access(path)
-            store = atomic_store.open(path)
-            with pytest.MonkeyPatch.context() as patch:
-                asked = refuse(patch, function, number, when)
-                error = commit(store)
-            yield Case(f'{name}, {file}', len(asked), number, path, before, error)
+# FUSE shows neither files without a name, nor links to them, nor ENOTSUPP, and takes a
+# commit's fstat for a look at the path. Here, functions of the module `os` refuse.
 
 
 def always(*args: Any) -> bool:
@@ -567,20 +544,67 @@ def is_folder(path: Any, flags: int, *args: Any) -> bool:
     return bool(flags & os.O_DIRECTORY) and not is_unnamed(path, flags)
 
 
-SYSTEM_CALLS = {name: (name, always) for name in FUNCTIONS} | {
-    'O_TMPFILE': ('open', is_unnamed),
-    'open of the folder': ('open', is_folder),
+CALLS: dict[str, tuple[str, Callable[..., bool]]] = {
+    'listxattr': ('listxattr', always),
+    'getxattr': ('getxattr', always),
+    'setxattr': ('setxattr', always),
+    'removexattr': ('removexattr', always),
+    'fstat': ('fstat', always),
+    'fchown': ('fchown', always),
+    'fchmod': ('fchmod', always),
     'link': ('link', always),
+    'open, without a name': ('open', is_unnamed),
+    'open, of the folder': ('open', is_folder),
 }
 
 
-@pytest.mark.parametrize('call', SYSTEM_CALLS)
-def test_a_commit_with_an_unnamed_file_goes_on_without_an_extra_too(
+def commits_refused_by(
+    call: str, folder: Path, errors: dict[str, int]
+) -> Iterator[Case]:
+    """Commit over each file while this call ends with each error."""
+    name, is_refused = CALLS[call]
+    function, refused = getattr(os, name), list[object]()
+    for error_name, number in errors.items():
+
+        def refuse(*args: Any, number: int = number, **kwargs: Any) -> Any:
+            if not is_refused(*args):
+                return function(*args, **kwargs)
+            refused.append(args)
+            raise OSError(number, 'refused')
+
+        for file in FILES:
+            path = prepare(folder / 'shown', file)
+            before = access(path)
+            store = atomic_store.open(path)
+            refused.clear()
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(os, name, refuse)
+                error = commit(store)
+            case = f'{error_name}, {file}'
+            yield Case(case, len(refused), number, path, before, error)
+
+
+@pytest.mark.parametrize('temporary_file', ['unnamed', 'copied'], indirect=True)
+@pytest.mark.parametrize('call', CALLS)
+def test_a_commit_with_an_unnamed_file_goes_on_without_an_extra(
+    folder: Path, temporary_file: str, call: str
+) -> None:
+    tally, refused = Tally(), 0
+    for case in commits_refused_by(call, folder, ENOTSUPP | ERRORS):
+        refused += case.refused
+        if not is_hidden(case, call):
+            tally.check(case, case.success())
+    assert refused
+    tally.close(f'{temporary_file} file, {call}')
+
+
+@pytest.mark.parametrize('temporary_file', ['unnamed', 'copied'], indirect=True)
+@pytest.mark.parametrize('call', [c for c in CALLS if c != 'fstat'])
+def test_a_full_disk_or_quota_is_an_error_with_an_unnamed_file_too(
     folder: Path, temporary_file: str, call: str
 ) -> None:
     tally = Tally()
-    function, when = SYSTEM_CALLS[call]
-    for case in commits_refused_by(folder, function, ENOTSUPP | ERRORS, when):
-        if not is_hidden(case, call):
-            tally.check(case, case.success())
-    tally.close(f'commits ({temporary_file}) refused {call}')
+    value = 'new' if call == 'open, of the folder' else 'old'
+    for case in commits_refused_by(call, folder, FULL):
+        tally.check(case, case.failure(value) if case.refused else case.success())
+    tally.close(f'{temporary_file} file on a full disk, {call}')
