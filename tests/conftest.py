@@ -26,12 +26,23 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(_NoSkips())
 
 
+# Why a test may be skipped all the same: Windows will never have it.
+_NOT_ON_WINDOWS = ('needs Linux', 'needs POSIX', 'needs root')
+
+
+def _is_for_other_systems(longrepr: object) -> bool:
+    match longrepr:
+        case (_, _, str(reason)):
+            return os.name == 'nt' and reason.endswith(_NOT_ON_WINDOWS)
+    return False
+
+
 class _NoSkips:
     @pytest.hookimpl(tryfirst=True)  # before the report is counted, and shown
     def pytest_runtest_logreport(
         self, report: pytest.TestReport | pytest.CollectReport
     ) -> None:
-        if report.skipped:
+        if report.skipped and not _is_for_other_systems(report.longrepr):
             report.outcome = 'failed'
 
     pytest_collectreport = pytest_runtest_logreport  # of files that are skipped whole
