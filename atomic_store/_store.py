@@ -271,6 +271,10 @@ class AtomicStore(Generic[_Value]):
         the new value if only its folder could not be synced, and the temporary file stays if
         it could not be removed.
 
+        After an interrupt, the file holds the old value or the new one. Do not commit in a
+        signal handler that returns: a commit that it interrupts goes on afterwards, and
+        puts back an older value.
+
         On Windows, a file cannot be replaced while a program has it open. A commit tries
         for up to five seconds.
 
