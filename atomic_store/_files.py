@@ -16,7 +16,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import IO, Any, TypeVar
 
@@ -125,10 +125,12 @@ class _Replacement(AtomicWriter):
         self._folder = os.path.dirname(target)
         self._open_folder: list[int] = []  # its descriptor, while it is synced
 
-    def get_fileobject(self) -> IO[Any]:  # type: ignore[override]
+    def get_fileobject(self) -> Any:  # type: ignore[override]
         """Create the temporary file, without a name if that can be."""
         file = self._create_unnamed() or self._create_named()
-        return file if self._is_binary else io.TextIOWrapper(file, **_TEXT)
+        if not self._is_binary:
+            file = self._keep(map(partial(io.TextIOWrapper, **_TEXT), [file]))
+        return file
 
     def _create_unnamed(self) -> Any:
         # It can be given a name later only through /proc.
@@ -163,11 +165,14 @@ class _Replacement(AtomicWriter):
         # everybody else until it has the old one's permissions.
         mode = 0o666 if self._old is None else 0o600
         descriptor = map(os.open, [path], [flags | os.O_RDWR], [mode])
-        opened: Any = map(partial(_open, mode='wb'), descriptor)
-        # To the interpreter this is one call, so no interrupt can come between the three
-        # that it makes, and leave a descriptor that nobody knows of.
-        next(map(partial(setattr, self, '_file'), opened))
-        self._file.raw.name = ''  # what a format finds: the file may have none
+        file = self._keep(map(partial(_open, mode='wb'), descriptor))
+        file.raw.name = ''  # what a format finds: the file may have none
+        return file
+
+    def _keep(self, files: Iterator[Any]) -> Any:
+        # The interpreter makes and keeps the file in one call. So no interrupt can come in
+        # between, and leave a file or a descriptor that nobody knows of.
+        next(map(partial(setattr, self, '_file'), files))
         return self._file
 
     def sync(self, f: IO[Any]) -> None:
@@ -249,7 +254,7 @@ class _Replacement(AtomicWriter):
 
     def _sync_folder(self) -> None:
         try:
-            # One call again, for the same reason.
+            # One call again: see _keep().
             self._open_folder.extend(
                 map(os.open, [self._folder], [os.O_RDONLY | os.O_DIRECTORY])
             )
@@ -271,7 +276,7 @@ class _Replacement(AtomicWriter):
     def _close_folder(self) -> None:
         while self._open_folder:
             with contextlib.suppress(OSError):
-                # One call again, in which the descriptor is taken off the list and closed.
+                # One call again, to take the descriptor off the list and close it.
                 next(map(os.close, map(list.pop, [self._open_folder])))
 
     def rollback(self, f: IO[Any] | None = None) -> None:
