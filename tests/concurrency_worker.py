@@ -1,0 +1,44 @@
+"""A process of test_concurrency, to be killed: `python concurrency_worker.py WORK PATH MARK`.
+
+It writes its mark, a byte, to standard output for each thing that it has done, and `!` if
+it fails.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import time
+
+import atomic_store
+
+
+def value_of(number: int) -> list[int]:
+    """A value that tells by its first item how the rest of it should be."""
+    return [number] * (1, 200, 20000)[number % 3]
+
+
+def read_whole(path: str | os.PathLike[str]) -> None:
+    if os.name == 'nt':
+        time.sleep(0.05)  # a file that is always open cannot be replaced there
+    value: list[int] = atomic_store.open(path).value
+    assert value == value_of(value[0])
+
+
+def main(work: str, path: str, mark: bytes) -> None:
+    store = atomic_store.open(path)
+    while True:
+        if work == 'read':
+            read_whole(path)
+        else:
+            store.value = value_of(random.randrange(10**6))
+            store.commit()
+        os.write(1, mark)
+
+
+if __name__ == '__main__':
+    try:
+        main(sys.argv[1], sys.argv[2], sys.argv[3].encode())
+    finally:
+        os.write(1, b'!')
