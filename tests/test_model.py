@@ -27,6 +27,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from support import notes
 
 import atomic_store
 
@@ -118,6 +119,7 @@ KINDS = {
 UNWRITABLE = threading.Lock()
 BROKEN = b'\xff'
 LOAD_ERRORS = (ValueError, pickle.UnpicklingError)
+FOLDER_ERRORS = (IsADirectoryError, PermissionError)  # the latter on Windows
 
 ITEMS = st.runner().flatmap(lambda machine: machine.kind.items)
 VALUES = st.runner().flatmap(lambda machine: st.lists(machine.kind.items, max_size=3))
@@ -155,11 +157,11 @@ class Machine(RuleBasedStateMachine):
     def fails(self, action: str, *errors: type[Exception]) -> Iterator[None]:
         with pytest.raises(errors) as caught:
             yield
-        assert caught.value.__notes__ == [f'while {action} {str(self.path)!r}']
+        assert notes(caught.value)[0] == f'while {action} {str(self.path)!r}'
 
     def commits(self, twin: Twin, commit: Callable[[], object]) -> None:
         if self.path.is_dir() or UNWRITABLE in twin.value:
-            with self.fails('committing', IsADirectoryError, TypeError):
+            with self.fails('committing', *FOLDER_ERRORS, TypeError):
                 commit()
         else:
             commit()
@@ -176,7 +178,7 @@ class Machine(RuleBasedStateMachine):
         kind = self.kind
         options = (kind.format, kind.is_binary, None, kind.dump_kwargs, ignore)
         if self.path.is_dir() or self.content == BROKEN:
-            with self.fails('loading', IsADirectoryError, *LOAD_ERRORS):
+            with self.fails('loading', *FOLDER_ERRORS, *LOAD_ERRORS):
                 atomic_store.open(self.path, default, *options)
             return multiple()
         store = atomic_store.open(self.path, default, *options)
@@ -210,7 +212,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(twin=twins)
     def take_away(self, twin: Twin) -> None:
-        """Mend a value that is not writable, among others."""
+        """Fix a value that is not writable, among others."""
         del twin.store.value[-1:], twin.value[-1:]
 
     @rule(twin=twins, ignore=st.booleans())
@@ -228,13 +230,15 @@ class Machine(RuleBasedStateMachine):
         twin.level += times
         return multiple(*[twin] * times)
 
-    @rule(twin=consumes(contexts))
-    def leave(self, twin: Twin) -> None:
+    @rule(twin=consumes(contexts), end=st.sampled_from([None, SystemExit]))
+    def leave(self, twin: Twin, end: type[SystemExit] | None) -> None:
         twin.level -= 1
 
         def leave() -> None:
-            with contextlib.ExitStack() as stack:
+            with contextlib.suppress(SystemExit), contextlib.ExitStack() as stack:
                 stack.push(twin.store)
+                if end is not None:
+                    raise end
 
         if twin.level and twin.ignore_inner_exits:
             leave()
@@ -243,7 +247,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(
         twin=consumes(contexts),
-        error=st.sampled_from([ValueError(), KeyboardInterrupt(), SystemExit()]),
+        error=st.sampled_from([ValueError(), KeyboardInterrupt(), SystemExit(1)]),
     )
     def leave_by_exception(self, twin: Twin, error: BaseException) -> None:
         twin.level -= 1
