@@ -77,7 +77,7 @@ def test_a_kill_leaves_a_whole_value_and_at_most_a_temporary_file(
     processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(work: str, mark: str) -> None:
-        command = [sys.executable, concurrency_worker.__file__, work, path, mark]
+        command = [sys.executable, concurrency_worker.__file__, work, str(path), mark]
         processes[mark] = subprocess.Popen(command, stdout=to_report)
         while mark not in wait():
             pass

@@ -39,7 +39,7 @@ def hints(error: BaseException, action: str, path: str | Path) -> list[str]:
     return [note for note in others if not note.startswith('when serializing ')]
 
 
-def hints_of_loading(path: Path, error: type[Exception], *options: Any) -> list[str]:
+def hints_of_loading(path: Path, error: Any, *options: Any) -> list[str]:
     with left_alone(path.parent), pytest.raises(error) as raised:
         atomic_store.open(path, 'default', *options)
     return hints(raised.value, 'loading', path)
@@ -304,12 +304,8 @@ def test_reading_the_wrong_kind_of_string_is_an_error_that_names_is_binary(
         SimpleNamespace(dumps=id, loads=loads),
         SimpleNamespace(encode=id, decode=loads),
     ):
-        (hint,) = hints_of_loading(
-            path,
-            (TypeError, AttributeError),
-            format,
-            is_binary,  # type: ignore[arg-type]
-        )
+        error = (TypeError, AttributeError)
+        (hint,) = hints_of_loading(path, error, format, is_binary)
         assert f'the store has is_binary={is_binary}' in hint
         assert hint.endswith(f'is_binary={not is_binary}?')
 
@@ -343,7 +339,6 @@ def test_writing_no_string_is_an_error_that_does_not_name_is_binary(
     [
         (lambda data: data.decode().decode(), True),
         (lambda data: data.encode().encode(), False),
-        (lambda data: [].decode, True),
     ],
 )
 def test_a_mistake_in_reading_that_is_binary_does_not_cure_does_not_name_it(

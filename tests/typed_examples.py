@@ -17,7 +17,7 @@ import plistlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import IO, Any, assert_type
+from typing import IO, Any, TypedDict, assert_type
 
 import msgspec
 
@@ -300,6 +300,43 @@ def contexts_and_commits() -> None:
     store['runs'] = 1  # type: ignore[index]
     with atomic_store.open as store:  # type: ignore[attr-defined]
         pass
+
+
+class Settings(TypedDict):
+    theme: str
+    window: list[int]
+
+
+def type_of_the_value() -> None:
+    settings: AtomicStore[Settings] = atomic_store.open('s.json', default={})
+    assert_type(settings.value, Settings)
+    assert_type(settings.value['window'], list[int])
+    settings.value = {'theme': 'dark', 'window': [640, 480]}
+    settings.value['theme'] = 1  # type: ignore[typeddict-item]
+    settings.value['size'] = 1  # type: ignore[typeddict-unknown-key]
+    settings.value = []  # type: ignore[assignment]
+    with settings as entered:
+        assert_type(entered, AtomicStore[Settings])
+        assert_type(entered.value['theme'], str)
+    names: AtomicStore[set[str]] = atomic_store.open('names', set(), 'pickle')
+    with names:
+        names.value.add('Ada')
+        names.value.add(1)  # type: ignore[arg-type]
+
+
+def nobody_has_to_annotate_anything() -> None:
+    with atomic_store.open('runs.json', default=[]) as store:
+        assert_type(store, AtomicStore[Any])
+        assert_type(store.value, Any)
+        store.value.append('run')
+    bare: AtomicStore = atomic_store.open('runs.json')
+    bare.value = 1
+    built = AtomicStore('f', 0, pickle, True, None, None, None)
+    assert_type(built, AtomicStore[Any])
+    built.value = 'no int'
+    stores: list[AtomicStore] = [store, bare, built]
+    for each in stores:
+        each.value = each.value + 1
 
 
 class Subclass(AtomicStore):
