@@ -189,7 +189,7 @@ class AtomicStore(Generic[_Value]):
     def __init__(
         self,
         path: StrOrBytesPath,
-        default: _Value,
+        default: Any,
         format: FileFormat,
         is_binary: bool,
         load_kwargs: dict[str, Any] | None,
@@ -296,14 +296,13 @@ class AtomicStore(Generic[_Value]):
         if isinstance(returned, str | bytes) and returned and not file.tell():
             raise TypeError('dump returned the content instead of writing it')
 
-    def _load(self, default: _Value) -> _Value:
+    def _load(self, default: Any) -> Any:
         try:
             file = _files.open_to_read(self._target, self.is_binary)
             if file is None:
                 return default
             with file:
-                value: _Value = self.format.load(file, **self.load_kwargs)
-                return value
+                return self.format.load(file, **self.load_kwargs)
         except Exception as error:
             self._add_notes(error, 'loading', self._loading_hints(error))
             raise
