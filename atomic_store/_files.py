@@ -54,12 +54,6 @@ _NO_SYNC = {errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.E
 _SCARCE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT}
 _NOT_SYNCED = 'the file already holds the new value, but a power cut may undo that'
 
-# Some FUSE file systems do not find a file at the moment when it is replaced (libfuse
-# issue 637). To take the default then, and commit it, would cost the value, so open()
-# looks again, in seconds. Under bindfs, with a writer that never pauses, a second look at
-# once fails in 0.5 % of all loads, all of these looks in none of 110000.
-_PAUSES_BEFORE_THE_DEFAULT = (0.0, 0.001, 0.002, 0.004)
-
 # How long Windows is asked again, in seconds.
 _PATIENCE = 5.0
 _IN_USE = {5, 32, 33}  # access denied, sharing violation, lock violation
@@ -79,11 +73,29 @@ def open_to_read(path: str, is_binary: bool) -> IO[Any] | None:
         if os.path.basename(path) in ('', os.curdir, os.pardir):
             raise  # that is the name of a folder
     _refuse_a_path_through_a_file(path)
-    for pause in _PAUSES_BEFORE_THE_DEFAULT:
-        time.sleep(pause)
-        with contextlib.suppress(FileNotFoundError):
+    # Some FUSE file systems do not find a file at the moment when it is replaced: most of
+    # them when they open it (libfuse issue 637), ntfs-3g not even when they are asked for
+    # its status. To take the default then, and commit it, would cost the value.
+    absent = 0
+    for _ in range(1000):
+        try:
             return open_file()
-    return None
+        except FileNotFoundError as error:
+            missing = error
+        absent += not os.path.exists(path)
+        if absent > 2 and not _is_listed(path):
+            return None
+        time.sleep(0.001)
+    raise missing  # it is there, and cannot be opened
+
+
+def _is_listed(path: str) -> bool:
+    """Whether a folder lists a file, other than a link that dangles."""
+    folder, name = os.path.split(path)
+    try:
+        return name in os.listdir(folder) and not os.path.islink(path)
+    except OSError:
+        return False
 
 
 def replace(path: str, is_binary: bool, dump: Callable[[IO[Any]], object]) -> None:
