@@ -62,7 +62,8 @@ def test_no_power_cut_loses_a_commit_or_leaves_a_file(
 ) -> None:
     tally = _cut_the_power(kind, POWER_CUTS, tmp_path)
     assert not tally['lost'] + tally['torn'] + tally['several left'], tally
-    # btrfs may keep the name that the file had before it was renamed.
+    # There the temporary file is synced with its name, which may so outlast a commit that
+    # the cut ends.
     assert not tally['left'] or kind == 'btrfs', tally
 
 
@@ -79,7 +80,7 @@ def test_without_sync_the_same_check_finds_commits_lost(
 
     for module, name in (os, 'fsync'), (atomicwrites, '_proper_fsync'):
         monkeypatch.setattr(module, name, fsync_less)
-    assert _cut_the_power(kind, POWER_CUTS // 8, tmp_path)['lost']
+    assert _cut_the_power(kind, POWER_CUTS // 4, tmp_path)['lost']
 
 
 def _cut_the_power(kind: str, times: int, tmp_path: Path) -> Counter[str]:
