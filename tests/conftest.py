@@ -26,14 +26,18 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(_NoSkips())
 
 
-# Why a test may be skipped all the same: Windows will never have it.
-_NOT_ON_WINDOWS = ('needs Linux', 'needs POSIX', 'needs root')
+# Why a test may be skipped all the same: it needs what this system will never have.
+_NEVER = (
+    ('needs Linux', 'needs POSIX', 'needs root')
+    if os.name == 'nt'
+    else ('needs Windows',)
+)
 
 
-def _is_for_other_systems(longrepr: object) -> bool:
+def _is_for_another_system(longrepr: object) -> bool:
     match longrepr:
         case (_, _, str(reason)):
-            return os.name == 'nt' and reason.endswith(_NOT_ON_WINDOWS)
+            return reason.endswith(_NEVER)
     return False
 
 
@@ -42,7 +46,7 @@ class _NoSkips:
     def pytest_runtest_logreport(
         self, report: pytest.TestReport | pytest.CollectReport
     ) -> None:
-        if report.skipped and not _is_for_other_systems(report.longrepr):
+        if report.skipped and not _is_for_another_system(report.longrepr):
             report.outcome = 'failed'
 
     pytest_collectreport = pytest_runtest_logreport  # of files that are skipped whole

@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,7 @@ from typing import Any
 
 import atomicwrites
 import pytest
-from support import linux, root
+from support import command, linux, root
 
 import atomic_store
 
@@ -274,10 +273,7 @@ def programs(script: str) -> set[str]:
     [
         pytest.param(
             name,
-            marks=[
-                pytest.mark.skipif(shutil.which(p) is None, reason=f'needs {p}')
-                for p in sorted(programs(script))
-            ],
+            marks=[command(program) for program in sorted(programs(script))],
         )
         for name, script in FILE_SYSTEMS.items()
     ],

@@ -17,6 +17,7 @@ import platform
 import random
 import stat
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -25,10 +26,14 @@ from typing import NamedTuple
 
 import atomicwrites
 import pytest
-from logging_disk import Entry, entries, logging_disk
-from support import command, linux, mounted, root
+from support import command, mounted, root
 
 import atomic_store
+
+if sys.platform != 'linux':
+    pytest.skip('needs Linux', allow_module_level=True)
+
+from logging_disk import Entry, entries, logging_disk
 
 POWER_CUTS = int(os.environ.get('POWER_CUTS', '400'))
 BLOCK = 4096
@@ -40,11 +45,10 @@ KINDS = {
     'btrfs': ([], 'loop'),
     'f2fs': ([], 'loop'),
 }
-with suppress(FileNotFoundError):  # elsewhere than on Linux, where all is skipped
-    if '\tf2fs\n' not in Path('/proc/filesystems').read_text():
-        del KINDS['f2fs']  # many kernels do not have it
+if '\tf2fs\n' not in Path('/proc/filesystems').read_text():
+    del KINDS['f2fs']  # many kernels do not have it
 
-pytestmark = [linux, root]
+pytestmark = root
 on_each_file_system = pytest.mark.parametrize(
     'kind', [pytest.param(kind, marks=command(f'mkfs.{kind}')) for kind in KINDS]
 )
