@@ -205,8 +205,7 @@ def test_a_path_through_a_file_is_an_error_at_open_and_at_commit(
     (tmp_path / 'file').write_text('no folder')
     with pytest.raises(NotADirectoryError):
         atomic_store.open(path, 'default')
-    error = NotADirectoryError if os.name == 'posix' else FileNotFoundError
-    with left_alone(tmp_path), pytest.raises(error):
+    with left_alone(tmp_path), pytest.raises(NotADirectoryError):
         store.commit()
 
 
