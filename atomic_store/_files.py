@@ -67,26 +67,23 @@ def open_to_read(path: str, is_binary: bool) -> IO[Any] | None:
     def why_in_vain() -> str | None:
         return 'it is a folder' if os.path.isdir(path) else None
 
-    try:
-        return _patiently(open_file, why_in_vain)
-    except FileNotFoundError:
-        if os.path.basename(path) in ('', os.curdir, os.pardir):
-            raise  # that is the name of a folder
-    _refuse_a_path_through_a_file(path)
-    # Some FUSE file systems do not find a file at the moment when it is replaced: most of
-    # them when they open it (libfuse issue 637), ntfs-3g not even when they are asked for
-    # its status. To take the default then, and commit it, would cost the value.
     absent = 0
     for _ in range(1000):
         try:
-            return open_file()
+            return _patiently(open_file, why_in_vain)
         except FileNotFoundError as error:
             missing = error
+        if os.path.basename(path) in ('', os.curdir, os.pardir):
+            break  # that is the name of a folder
+        # Some FUSE file systems do not find a file at the moment when it is replaced: most
+        # of them when they open it (libfuse issue 637), ntfs-3g not even when asked for its
+        # status. To take the default then, and commit it, would cost the value.
         absent += not os.path.exists(path)
         if absent > 2 and not _is_listed(path):
+            _refuse_a_path_through_a_file(path)
             return None
         time.sleep(0.001)
-    raise missing  # it is there, and cannot be opened
+    raise missing
 
 
 def _is_listed(path: str) -> bool:
