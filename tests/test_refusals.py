@@ -515,17 +515,42 @@ def test_the_new_file_stays_where_the_old_one_is_gone(
 # Loading
 
 
-def test_a_file_that_is_not_found_for_a_moment_is_looked_for_again(
-    folder: Path,
+# Which file systems do so while the file is replaced.
+MISSED = pytest.mark.parametrize(
+    'missed',
+    [
+        pytest.param('open', id='libfuse'),  # its issue 637
+        pytest.param('(open|getattr)', id='ntfs-3g'),
+    ],
+)
+
+
+@MISSED
+@pytest.mark.parametrize('times', [1, 2, 10])
+def test_a_file_that_is_missed_for_a_moment_is_looked_for_again(
+    folder: Path, missed: str, times: int
 ) -> None:
-    """As libfuse has it while the file is replaced (libfuse issue 637)."""
     operations = Passthrough(folder / 'source')
     with shown(operations, folder / 'shown'):
         prepare(folder / 'source', '0644')
-        with operations.refusing('getattr /state.json', errno.ENOENT, times=1):
+        with operations.refusing(f'{missed} /state.json', errno.ENOENT, times):
             store = atomic_store.open(folder / 'shown/state.json', 'default')
-        assert operations.refused.value == 1
+        assert operations.refused.value == times
         assert store.value == 'old'
+
+
+@MISSED
+def test_a_file_that_is_there_and_always_missed_is_an_error_and_not_the_default(
+    folder: Path, missed: str
+) -> None:
+    operations = Passthrough(folder / 'source')
+    with shown(operations, folder / 'shown'):
+        prepare(folder / 'source', '0644')
+        with (
+            operations.refusing(f'{missed} /state.json', errno.ENOENT),
+            pytest.raises(FileNotFoundError, match=r'state\.json'),
+        ):
+            atomic_store.open(folder / 'shown/state.json', 'default')
 
 
 # FUSE shows neither files without a name, nor links to them, nor ENOTSUPP, and takes a
