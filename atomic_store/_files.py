@@ -16,7 +16,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import IO, Any, TypeVar
 
@@ -38,6 +38,8 @@ _open = io.open
 # Text is UTF-8 everywhere, and no line ending is translated: newline='\n' does so
 # in both directions, and ends a line at nothing but '\n' (library/functions, open).
 _TEXT: dict[str, Any] = {'encoding': 'utf-8', 'newline': '\n'}
+
+_TEXT_TO_WRITE = {'mode': 'w', **_TEXT}
 
 # None where a temporary file always has a name.
 _O_TMPFILE: int | None = getattr(os, 'O_TMPFILE', None)
@@ -87,10 +89,12 @@ def open_to_read(path: str, is_binary: bool) -> IO[Any] | None:
 
 
 def _is_listed(path: str) -> bool:
-    """Whether a folder lists a file, other than a link that dangles."""
-    folder, name = os.path.split(path)
+    """Whether the folder of a file, or of what a link leads to, lists it."""
+    # Not always realpath(), which finds something behind a missing folder and `..`.
+    target = os.path.realpath(path) if os.path.islink(path) else path
+    folder, name = os.path.split(target)
     try:
-        return name in os.listdir(folder) and not os.path.islink(path)
+        return name in os.listdir(folder)
     except OSError:
         return False
 
@@ -123,44 +127,43 @@ class _Replacement(AtomicWriter):
     """A new file, and the way it takes the place of the old one."""
 
     _path: str  # AtomicWriter's
-    _file: Any = None
+    _file: IO[Any] | None = None
     temporary: str | None = None
     is_last_copy = False
 
     def __init__(self, path: str, is_binary: bool) -> None:
         target, self._old = _follow_links(path)
         super().__init__(target, 'wb')
-        self._is_binary = is_binary
         self._folder = os.path.dirname(target)
-        self._open_folder: list[int] = []  # its descriptor, while it is synced
+        self._options: dict[str, Any] = {'mode': 'wb'} if is_binary else _TEXT_TO_WRITE
+        # Files do not close their descriptors: they are closed here, once, and in no case
+        # before the file is, which could write to another one of that number.
+        self._descriptors: list[int] = []
 
-    def get_fileobject(self) -> Any:  # type: ignore[override]
+    def get_fileobject(self) -> IO[Any]:  # type: ignore[override]
         """Create the temporary file, without a name if that can be."""
-        file = self._create_unnamed() or self._create_named()
-        if not self._is_binary:
-            file = self._keep(map(partial(io.TextIOWrapper, **_TEXT), [file]))
-        return file
-
-    def _create_unnamed(self) -> Any:
         # It can be given a name later only through /proc.
         if _O_TMPFILE is not None and os.path.exists('/proc/self/fd'):
             try:
-                return self._create(self._folder, _O_TMPFILE)
+                return self._create(self._folder, _O_TMPFILE, self._options)
             except OSError as error:
                 _metadata.raise_if_full(error)
-        return None
+                self._close()
+        return self._create_named(self._options)
 
-    def _create_named(self) -> Any:
-        refusal = OSError()
+    def _create_named(self, options: dict[str, Any]) -> IO[Any]:
+        refusal, others = OSError(), len(self._descriptors)
         for name in _TEMPORARY_NAMES * 2:
             self.temporary = self._new_path(name)
             try:
-                return self._create(self.temporary, os.O_CREAT | os.O_EXCL)
+                return self._create(self.temporary, os.O_CREAT | os.O_EXCL, options)
             except FileExistsError as error:
                 refusal = error
             except OSError as error:
                 refusal = error
-                self.rollback()
+                self._close(others)
+                with contextlib.suppress(OSError):
+                    os.unlink(self.temporary)
             self.temporary = None  # and what has that name is somebody else's
         refusal.filename = self._folder
         raise refusal
@@ -168,21 +171,29 @@ class _Replacement(AtomicWriter):
     def _new_path(self, name: str) -> str:
         return os.path.join(self._folder, name.format(os.urandom(6).hex()))
 
-    def _create(self, path: str, flags: int) -> Any:
+    def _create(self, path: str, flags: int, options: dict[str, Any]) -> IO[Any]:
         # A new file gets what open() gives it: the kernel applies the umask, or the
         # folder's default ACL. One that is to become like an old file is closed to
         # everybody else until it has the old one's permissions.
         mode = 0o666 if self._old is None else 0o600
-        descriptor = map(os.open, [path], [flags | os.O_RDWR], [mode])
-        file = self._keep(map(partial(_open, mode='wb'), descriptor))
-        file.raw.name = ''  # what a format finds: the file may have none
+        self._open_descriptor(path, flags | os.O_RDWR, mode)
+        file: IO[Any] = _open(self._descriptors[-1], closefd=False, **options)
+        self._file = file
+        # What a format finds as the name of the file, which may have none.
+        binary: Any = getattr(file, 'buffer', file)
+        binary.raw.name = ''
         return file
 
-    def _keep(self, files: Iterator[Any]) -> Any:
-        # The interpreter makes and keeps the file in one call. So no interrupt can come in
+    def _open_descriptor(self, path: str, flags: int, mode: int = 0) -> None:
+        # The interpreter opens and keeps it in one call. So no interrupt can come in
         # between, and leave a file or a descriptor that nobody knows of.
-        next(map(partial(setattr, self, '_file'), files))
-        return self._file
+        self._descriptors.extend(map(os.open, [path], [flags], [mode]))
+
+    def _close(self, others: int = 0) -> None:
+        while len(self._descriptors) > others:
+            with contextlib.suppress(OSError):
+                # One call again.
+                next(map(os.close, map(list.pop, [self._descriptors])))
 
     def sync(self, f: IO[Any]) -> None:
         """Write what is buffered, give the file what the old one has, and sync it."""
@@ -200,10 +211,11 @@ class _Replacement(AtomicWriter):
         if self.temporary is None:
             self._name(f)
         else:
-            f.close()  # Windows renames no open file
+            f.close()
+            self._close()  # Windows renames no open file
         self._rename()
-        with contextlib.suppress(OSError):
-            f.close()  # before the folder is opened: descriptors may be scarce
+        f.close()
+        self._close()  # before the folder is opened: descriptors may be scarce
         if hasattr(os, 'O_DIRECTORY'):  # elsewhere the renaming is written through
             self._sync_folder()
 
@@ -230,8 +242,7 @@ class _Replacement(AtomicWriter):
 
     def _copy(self, f: IO[Any]) -> None:
         with f, _open(f.fileno(), 'rb', closefd=False) as source:
-            self._file = None  # f is no longer what a roll-back should close
-            copy = self._create_named()
+            copy = self._create_named({'mode': 'wb'})
             source.seek(0)
             shutil.copyfileobj(source, copy)
         self.sync(copy)
@@ -263,10 +274,7 @@ class _Replacement(AtomicWriter):
 
     def _sync_folder(self) -> None:
         try:
-            # One call again: see _keep().
-            self._open_folder.extend(
-                map(os.open, [self._folder], [os.O_RDONLY | os.O_DIRECTORY])
-            )
+            self._open_descriptor(self._folder, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
             # One may write to a folder that one may not read. But where descriptors or
             # memory are scarce, another commit may succeed.
@@ -275,18 +283,12 @@ class _Replacement(AtomicWriter):
                 raise
             return
         try:
-            _fsync(self._open_folder[0])
+            _fsync(self._descriptors[-1])
         except OSError as error:
             if error.errno not in _NO_SYNC:
                 add_note(error, _NOT_SYNCED)
                 raise
-        self._close_folder()
-
-    def _close_folder(self) -> None:
-        while self._open_folder:
-            with contextlib.suppress(OSError):
-                # One call again, to take the descriptor off the list and close it.
-                next(map(os.close, map(list.pop, [self._open_folder])))
+        self._close()
 
     def rollback(self, f: IO[Any] | None = None) -> None:
         """Close the file, and remove it, unless it is the last one that has the value."""
@@ -294,13 +296,13 @@ class _Replacement(AtomicWriter):
             # What led here matters more. ValueError: the format has detached it.
             with contextlib.suppress(OSError, ValueError):
                 self._file.close()
+        self._close()
         if self.temporary is not None and not self.is_last_copy:
             unlink = partial(os.unlink, self.temporary)
             with contextlib.suppress(OSError):
                 with contextlib.suppress(FileNotFoundError):
                     _patiently(unlink)
                 self.temporary = None
-        self._close_folder()
 
 
 def _may_be_btrfs(folder: str) -> bool:
@@ -341,7 +343,7 @@ def _patiently(
     action: Callable[[], _T], why_in_vain: Callable[[], str | None] = lambda: None
 ) -> _T:
     """Do what Windows refuses while another program has the file open: try again."""
-    end, pause = 0.0, 0.001
+    end = 0.0
     while True:
         try:
             return action()
@@ -359,8 +361,7 @@ def _patiently(
                 raise
         end = end or time.monotonic() + _PATIENCE
         # At random, so that two who wait for each other do not meet again and again.
-        time.sleep(pause * os.urandom(1)[0] / 255)
-        pause = min(2 * pause, 0.01)
+        time.sleep(0.01 * os.urandom(1)[0] / 255)
 
 
 def _is_in_use(error: OSError) -> bool:
@@ -401,14 +402,20 @@ def _follow_links(path: str) -> tuple[str, _metadata.Metadata | None]:
         except FileNotFoundError:
             pass  # the last one dangles
         else:
-            status = os.stat(target)
+            status = status or _status(target)
+            if status is None:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), target)
     if status is None:
         _refuse_a_path_through_a_file(target)
     return target, None if status is None else _metadata.of_status(target, status)
 
 
 def _status(path: str) -> os.stat_result | None:
-    try:
-        return os.lstat(path)
-    except FileNotFoundError:
-        return None
+    for _ in range(1000):
+        with contextlib.suppress(FileNotFoundError):
+            return os.lstat(path)
+        # As in open_to_read(): a new file would be open to more than the old one was.
+        if not _is_listed(path):
+            break
+        time.sleep(0.001)
+    return None

@@ -221,7 +221,13 @@ def find_format(format: Format) -> tuple[FileFormat, bool]:
     if isinstance(found, type) and issubclass(
         found, AbstractFormatFile | AbstractFormatBstr
     ):
-        found = found()
+        try:
+            found = found()
+        except TypeError as error:
+            error.add_note(
+                f'the format is a class: give an instance of {found.__name__}'
+            )
+            raise
     if _has(found, 'dump', 'load'):
         return found, True
     if _has(found, 'dumps', 'loads'):

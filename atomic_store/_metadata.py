@@ -38,6 +38,8 @@ _ACL_USERS = {0x01, 0x02}  # the owner, and others by name
 _ACL_GROUP_OBJ = 0x04
 _ACL_OTHER = 0x20
 
+_UNKNOWN = -1  # which no user or group has
+
 _GROUP_AND_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 # A look costs some microseconds. Even a file that eight processes replace in a tight
@@ -70,15 +72,16 @@ def of_file(path: str) -> Metadata | None:
     for _ in range(_LOOKS):
         try:
             status = os.stat(path)
+        except FileNotFoundError:
+            continue  # perhaps for a moment: see open_to_read()
         except OSError:
             return None
         # The permission bits of one moment mean something else with the ACL of another.
-        now = (status.st_ctime_ns, *status[:6])
+        now = (status.st_ctime_ns, *status[:3])
         if now == last:
             return old
         last, old = now, _with_attributes(path, of_status(path, status))
-    assert old is not None
-    return old._replace(mode=old.mode & ~_GROUP_AND_OTHERS)
+    return old and old._replace(mode=old.mode & ~_GROUP_AND_OTHERS)
 
 
 def _with_attributes(path: str, old: Metadata) -> Metadata:
@@ -133,7 +136,7 @@ def _restore_owner(file: int, old: Metadata) -> tuple[int, int]:
     uid, gid = _owner(file)
     # Always both: some FUSE file systems take the -1 that leaves one alone for an id.
     for new_uid in old.uid, uid:
-        if (new_uid, old.gid) != (uid, gid):
+        if (new_uid, old.gid) != (uid, gid) and new_uid != _UNKNOWN:
             try:
                 os.fchown(file, new_uid, old.gid)
             except OSError as error:
@@ -147,7 +150,7 @@ def _owner(file: int) -> tuple[int, int]:
     try:
         status = os.fstat(file)
     except OSError:
-        return -1, -1  # which nobody has
+        return _UNKNOWN, _UNKNOWN
     return status.st_uid, status.st_gid
 
 
@@ -164,7 +167,7 @@ def _restore_attributes(file: int, mode: int, attributes: dict[str, bytes]) -> i
             # The folder may have given the file an ACL. Its mask will be these bits.
             mode, attributes = _common(mode, attributes)
     # The ACL last: with it the file may already be closed to other attributes.
-    for name in sorted(names, key=lambda name: (name == _ACL, name)):
+    for name in sorted(names, key=_ACL.__eq__):
         try:
             if name in attributes:
                 os.setxattr(file, name, attributes[name])

@@ -26,14 +26,16 @@ else:
 
     _Value = TypeVar('_Value')
 
-# What interpreters say when a file or a format is handed the other kind of string. A
-# method that only the other kind has tells which kind it was.
-_BUILTIN = r"'?(?:None|NoneType|int|float|bool|list|tuple|dict|set)\b"
+# What interpreters say when a file or a format is handed the other kind of string, whose
+# class may be any but these. A method that only the other kind has tells which it was.
+_OTHER_KIND = r"(?!'?(?:None|NoneType|int|float|bool|list|tuple|dict|set)\b)"
 _MIXED_UP = {
     is_binary: re.compile(
-        f'bytes-like object is required, not (?!{_BUILTIN})'
-        f'|must be str, not (?!{_BUILTIN})'
+        f'bytes-like object is required, not {_OTHER_KIND}'
+        f'|write\\(\\) argument must be str, not {_OTHER_KIND}'
+        r"|must be str(?: or None)?, not '?bytes\b"
         "|unicode argument expected, got 'bytes'"  # PyPy
+        '|pattern on a (?:bytes|string)-like object'
         f'|in binary mode|{method}'
     )
     for is_binary, method in {
@@ -219,7 +221,7 @@ class AtomicStore(Generic[_Value]):
         if os.name == 'nt' or not os.path.isabs(target):
             drive = os.path.splitdrive(target)[0]
             try:
-                target = os.path.join(os.path.abspath(drive or os.curdir), target)
+                target = os.path.join(os.path.abspath(drive), target)
             except FileNotFoundError as error:
                 error.add_note(
                     f'{path!r} is relative to a folder that no longer exists'
@@ -267,9 +269,9 @@ class AtomicStore(Generic[_Value]):
 
         Errors have notes (`BaseException.add_note`). They name the file and, where that is
         known, say what to do. After an error the file holds the old value, and nothing is
-        left beside it. There are two exceptions, and a note says so: the file already holds
-        the new value if only its folder could not be synced, and the temporary file stays if
-        it could not be removed.
+        left beside it. There are three exceptions, and a note says so: the file already holds
+        the new value if only its folder could not be synced; the temporary file stays if it
+        could not be removed, or if the file system has lost the old file.
 
         After an interrupt, the file holds the old value or the new one. Do not commit in a
         signal handler that returns: a commit that it interrupts goes on afterwards, and
