@@ -148,7 +148,7 @@ class _Replacement(AtomicWriter):
                 return self._create(self._folder, _O_TMPFILE, self._options)
             except OSError as error:
                 _metadata.raise_if_full(error)
-                self._close()
+                self._close()  # if it was opened
         return self._create_named(self._options)
 
     def _create_named(self, options: dict[str, Any]) -> IO[Any]:
@@ -161,7 +161,8 @@ class _Replacement(AtomicWriter):
                 refusal = error
             except OSError as error:
                 refusal = error
-                self._close(others)
+                with contextlib.suppress(OSError):
+                    self._close(others)
                 with contextlib.suppress(OSError):
                     os.unlink(self.temporary)
             self.temporary = None  # and what has that name is somebody else's
@@ -191,9 +192,8 @@ class _Replacement(AtomicWriter):
 
     def _close(self, others: int = 0) -> None:
         while len(self._descriptors) > others:
-            with contextlib.suppress(OSError):
-                # One call again.
-                next(map(os.close, map(list.pop, [self._descriptors])))
+            # One call again.
+            next(map(os.close, map(list.pop, [self._descriptors])))
 
     def sync(self, f: IO[Any]) -> None:
         """Write what is buffered, give the file what the old one has, and sync it."""
@@ -211,11 +211,14 @@ class _Replacement(AtomicWriter):
         if self.temporary is None:
             self._name(f)
         else:
+            # Windows renames no open file, and some network file systems only now say
+            # that they could not store it.
             f.close()
-            self._close()  # Windows renames no open file
+            self._close()
         self._rename()
         f.close()
-        self._close()  # before the folder is opened: descriptors may be scarce
+        with contextlib.suppress(OSError):
+            self._close()  # before the folder is opened: descriptors may be scarce
         if hasattr(os, 'O_DIRECTORY'):  # elsewhere the renaming is written through
             self._sync_folder()
 
@@ -247,6 +250,7 @@ class _Replacement(AtomicWriter):
             shutil.copyfileobj(source, copy)
         self.sync(copy)
         copy.close()
+        self._close()
 
     def _rename(self) -> None:
         assert self.temporary is not None
@@ -288,7 +292,8 @@ class _Replacement(AtomicWriter):
             if error.errno not in _NO_SYNC:
                 add_note(error, _NOT_SYNCED)
                 raise
-        self._close()
+        with contextlib.suppress(OSError):
+            self._close()
 
     def rollback(self, f: IO[Any] | None = None) -> None:
         """Close the file, and remove it, unless it is the last one that has the value."""
@@ -296,7 +301,9 @@ class _Replacement(AtomicWriter):
             # What led here matters more. ValueError: the format has detached it.
             with contextlib.suppress(OSError, ValueError):
                 self._file.close()
-        self._close()
+        while self._descriptors:
+            with contextlib.suppress(OSError):
+                self._close()
         if self.temporary is not None and not self.is_last_copy:
             unlink = partial(os.unlink, self.temporary)
             with contextlib.suppress(OSError):
