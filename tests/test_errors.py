@@ -380,8 +380,16 @@ def test_a_class_given_for_an_instance_is_an_error_that_names_the_instance(
     assert hints_of_loading(path, TypeError, format) == [hint]
 
 
-@pytest.mark.parametrize('format', [Strings(), Codec()])
-def test_an_instance_with_the_same_error_has_no_such_note(
+class Static:
+    @staticmethod
+    def dumps(value: Any) -> bytes:
+        raise TypeError('the value is no number')
+
+    loads = dumps
+
+
+@pytest.mark.parametrize('format', [Strings(), Codec(), Static])
+def test_an_instance_with_the_same_error_or_a_class_with_another_has_no_such_note(
     path: Path, format: Any
 ) -> None:
     assert hints_of_committing(atomic_store.open(path, None, format), TypeError) == []

@@ -59,6 +59,7 @@ def acl(text: str) -> bytes:
 
 # The mode of a file with a list says what the owner, the mask and others may.
 CAROL_MAY_READ = {ACCESS: acl(f'u::rw- u:{CAROL}:r-- g::r-- m::r-- o::---')}
+NOT_CAROL = {ACCESS: acl(f'u::rw- u:{CAROL}:--- g::r-x m::r-x o::r-x')}
 FOR_ALL = acl(f'u::rwx u:{EVE}:rwx g::rwx m::rwx o::rwx')
 
 
@@ -149,10 +150,13 @@ def test_root_keeps_owner_group_and_attributes_of_the_system(
 
 
 @root
-def test_the_group_is_kept_where_the_process_is_a_member(folder: Path) -> None:
-    store = a_store(folder, File(0o2640, ALICE, TEAM))
-    in_child(store.commit, uid=BOB, groups=[TEAM])
-    assert the_file(folder) == File(0o2640, BOB, TEAM)
+@pytest.mark.parametrize('group', [TEAM, ALICE], ids=['above its own', 'below'])
+def test_the_group_is_kept_where_the_process_is_a_member(
+    folder: Path, group: int
+) -> None:
+    store = a_store(folder, File(0o2640, ALICE, group))
+    in_child(store.commit, uid=BOB, groups=[group])
+    assert the_file(folder) == File(0o2640, BOB, group)
 
 
 def test_nothing_is_added_that_the_folder_hands_to_a_new_file(folder: Path) -> None:
@@ -398,6 +402,7 @@ def refuse(monkeypatch: pytest.MonkeyPatch, function: str, number: int) -> None:
         ('listxattr', 0o640, {}, 0o600, {}),
         ('listxattr', 0o644, NOTE, 0o644, NOTE),
         ('getxattr(path)', 0o640, CAROL_MAY_READ, 0o600, {}),
+        ('getxattr(path)', 0o655, NOT_CAROL, 0o600, {}),
         ('setxattr', 0o640, CAROL_MAY_READ, 0o600, {}),
         # Other attributes say nothing of who may do what.
         ('getxattr(path)', 0o640, NOTE, 0o640, {}),
@@ -424,6 +429,20 @@ def test_what_is_refused_is_left_out_and_nobody_gains_access(
         store.commit()
     assert (folder / 'state.json').read_text() == '"new"'
     assert the_file(folder) == File(becomes, attributes=with_attributes)
+
+
+@root
+@pytest.mark.parametrize('uid', [None, BOB], ids=['by root', 'by another'])
+@pytest.mark.parametrize('owner', [0, 1])
+def test_an_owner_that_cannot_be_known_counts_as_lost(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, owner: int, uid: int | None
+) -> None:
+    store = a_store(folder, File(0o6664, owner, owner))
+    with monkeypatch.context() as patch:
+        refuse(patch, 'fstat', errno.EIO)
+        in_child(store.commit, uid=uid)
+    keeper = owner if uid is None else uid
+    assert the_file(folder) == File(0o644, keeper, keeper)
 
 
 def test_a_list_of_the_folder_that_cannot_be_taken_off_opens_nothing(
@@ -680,20 +699,20 @@ def test_a_list_that_goes_between_two_looks_opens_nothing(
     ('changes', 'looks', 'mode'),
     [
         # It stands still when two looks in a row find the same.
-        pytest.param(_metadata._LOOKS - 2, _metadata._LOOKS - 1, 0o640, id='ends'),
+        pytest.param(_metadata._LOOKS - 2, _metadata._LOOKS - 1, 0o645, id='ends'),
         pytest.param(10_000, _metadata._LOOKS, 0o600, id='does not end'),
     ],
 )
 def test_a_file_that_keeps_changing_is_looked_at_a_few_times_then_closed(
     folder: Path, monkeypatch: pytest.MonkeyPatch, changes: int, looks: int, mode: int
 ) -> None:
-    store = a_store(folder, File(0o640))
+    store = a_store(folder, File(0o645))
     path, seen = folder / 'state.json', []
 
     def change(look: int) -> None:
         seen.append(look)
         if look <= changes:
-            chmod_at_another_time(path, 0o640)
+            chmod_at_another_time(path, 0o645)
 
     before_each_look(monkeypatch, path, change)
     store.commit()

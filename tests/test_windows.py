@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any
@@ -46,7 +47,7 @@ def waits(
     """How long each wait was from now on. They take no time, only our patience."""
     found: list[float] = []
     monkeypatch.setattr(time, 'sleep', found.append)
-    monkeypatch.setattr(time, 'monotonic', lambda: sum(found))
+    monkeypatch.setattr(time, 'monotonic', lambda: 1_000_000 + sum(found))
     return found
 
 
@@ -179,24 +180,34 @@ def test_nobody_waits_after_another_error(
     assert waits == []
 
 
-@pytest.mark.parametrize('system', ['posix', 'nt'])
+@pytest.mark.parametrize(
+    ('system', 'number', 'is_in_use'),
+    [
+        ('nt', errno.EACCES, True),
+        ('nt', errno.EIO, False),
+        ('nt', errno.EINVAL, False),
+        ('posix', errno.EACCES, False),
+    ],
+)
 def test_an_error_of_the_c_library_is_taken_for_the_same_on_windows_alone(
     store: atomic_store.AtomicStore,
     monkeypatch: pytest.MonkeyPatch,
     waits: list[float],
     system: str,
+    number: int,
+    is_in_use: bool,
 ) -> None:
     """The errors of open() have no winerror there."""
 
     def refused(*args: Any, **kwargs: Any) -> IO[Any]:
-        raise PermissionError(errno.EACCES, 'refused')
+        raise OSError(number, 'refused')
 
     path = os.fspath(store.path)
     monkeypatch.setattr(_files, '_open', refused)
-    with monkeypatch.context() as patch, pytest.raises(PermissionError):
+    with monkeypatch.context() as patch, pytest.raises(OSError, match='refused'):
         patch.setattr(os, 'name', system)
         atomic_store.open(path, 'default')
-    assert bool(waits) == (system == 'nt')
+    assert bool(waits) == is_in_use
 
 
 def test_a_path_through_a_file_is_an_error_at_open_where_the_system_finds_no_file(
@@ -211,6 +222,31 @@ def test_a_path_through_a_file_is_an_error_at_open_where_the_system_finds_no_fil
         with pytest.raises(NotADirectoryError):
             atomic_store.open(tmp_path / path, 'default')
     assert atomic_store.open(tmp_path / 'folder/state.json', 'default').value
+
+
+def test_the_search_for_a_file_on_the_way_ends_on_a_drive_that_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os.path, 'lexists', lambda path: False)
+    path = tmp_path / 'folder/state.json'
+    assert atomic_store.open(path, 'default').value == 'default'
+
+
+def test_a_path_through_a_file_is_an_error_at_commit_where_the_system_finds_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find_nothing(call: Callable[..., Any], path: str, *args: Any) -> Any:
+        try:
+            return call(path, *args)
+        except NotADirectoryError:
+            raise FileNotFoundError(errno.ENOENT, 'refused', path) from None
+
+    store = atomic_store.open(tmp_path / 'file/state.json', 'new')
+    (tmp_path / 'file').touch()
+    with monkeypatch.context() as patch, pytest.raises(NotADirectoryError):
+        patch.setattr(os, 'lstat', partial(find_nothing, os.lstat))
+        patch.setattr(os, 'open', partial(find_nothing, os.open))
+        store.commit()
 
 
 @posix
