@@ -539,6 +539,19 @@ def test_a_file_that_is_missed_for_a_moment_is_looked_for_again(
         assert store.value == 'old'
 
 
+def test_a_file_that_two_looks_miss_is_found_by_the_third_though_it_is_not_listed(
+    folder: Path,
+) -> None:
+    operations = Passthrough(folder / 'source')
+    with shown(operations, folder / 'shown'):
+        prepare(folder / 'source', '0644')
+        missed = '(open|getattr) /state.json|opendir /'
+        # Two at each look. To list the folder would be the fifth, and be refused.
+        with operations.refusing(missed, errno.ENOENT, times=5):
+            store = atomic_store.open(folder / 'shown/state.json', 'default')
+        assert store.value == 'old'
+
+
 @MISSED
 def test_a_file_that_is_there_and_always_missed_is_an_error_and_not_the_default(
     folder: Path, missed: str
