@@ -18,7 +18,7 @@ from atomic_store import _files
     'lacks',
     [
         pytest.param(['listxattr'], id='macOS'),
-        pytest.param(['listxattr', 'fchown', 'O_DIRECTORY'], id='Windows'),
+        pytest.param(['listxattr', 'fchown', 'fchmod', 'O_DIRECTORY'], id='Windows'),
     ],
 )
 def test_a_commit_does_without_what_a_system_lacks(
@@ -31,6 +31,18 @@ def test_a_commit_does_without_what_a_system_lacks(
     commits(store)
     store.value = 'second'
     commits(store)
+
+
+@posix
+def test_permissions_are_kept_on_a_system_without_attributes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_files, '_O_TMPFILE', None)
+    monkeypatch.delattr(os, 'listxattr', raising=False)
+    store = a_store(tmp_path)
+    (tmp_path / 'state.json').chmod(0o640)
+    commits(store)
+    assert (tmp_path / 'state.json').stat().st_mode & 0o7777 == 0o640
 
 
 def imitate_macos(monkeypatch: pytest.MonkeyPatch, number: int = 0) -> list[str]:
