@@ -593,6 +593,17 @@ def refuse_to_sync_folders(monkeypatch: pytest.MonkeyPatch, error: str) -> None:
     monkeypatch.setattr(os, 'fsync', refuse)
 
 
+def refuse_to_open_folders(monkeypatch: pytest.MonkeyPatch, error: str) -> None:
+    open_file, number = os.open, getattr(errno, error)
+
+    def refuse(path: str, flags: int, *args: Any) -> int:
+        if os.path.isdir(path) and flags & os.O_TMPFILE != os.O_TMPFILE:
+            raise OSError(number, os.strerror(number))
+        return open_file(path, flags, *args)
+
+    monkeypatch.setattr(os, 'open', refuse)
+
+
 @linux
 @pytest.mark.usefixtures('temporary_file')
 @pytest.mark.parametrize('error', ['EINVAL', 'EOPNOTSUPP', 'ENOSYS', 'EBADF'])
@@ -608,15 +619,29 @@ def test_a_folder_that_cannot_be_synced_is_no_error(
 
 @linux
 @pytest.mark.usefixtures('temporary_file')
-@pytest.mark.parametrize('error', ['EIO', 'ENOSPC', 'EDQUOT'])
+@pytest.mark.parametrize(
+    ('refuse', 'error'),
+    [
+        *((refuse_to_sync_folders, error) for error in ('EIO', 'ENOSPC', 'EDQUOT')),
+        # Another commit may find what this one lacks.
+        *(
+            (refuse_to_open_folders, error)
+            for error in ('EMFILE', 'ENFILE', 'ENOMEM', 'ENOSPC', 'EDQUOT')
+        ),
+    ],
+)
 def test_an_error_in_syncing_the_folder_says_that_the_file_holds_the_new_value(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    refuse: Callable[[pytest.MonkeyPatch, str], None],
+    error: str,
 ) -> None:
     store = a_store(tmp_path)
     before = descriptors()
-    refuse_to_sync_folders(monkeypatch, error)
+    refuse(monkeypatch, error)
     with pytest.raises(OSError, match=os.strerror(getattr(errno, error))) as raised:
         store.commit()
+    monkeypatch.undo()
     _, note = raised.value.__notes__
     assert note.startswith('the file already holds the new value')
     assert atomic_store.open(store.path).value == store.value
