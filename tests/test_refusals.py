@@ -15,6 +15,7 @@ import stat
 import struct
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -563,7 +564,9 @@ def test_a_file_that_is_there_and_always_missed_is_an_error_and_not_the_default(
             operations.refusing(f'{missed} /state.json', errno.ENOENT),
             pytest.raises(FileNotFoundError, match=r'state\.json'),
         ):
+            start = time.monotonic()
             atomic_store.open(folder / 'shown/state.json', 'default')
+        assert time.monotonic() - start > 1
 
 
 # FUSE shows neither files without a name, nor links to them, nor ENOTSUPP, and takes a

@@ -91,6 +91,19 @@ def test_a_file_that_is_in_use_is_replaced_once_it_is_not(
 
 
 @IN_USE
+def test_a_temporary_file_that_is_in_use_is_renamed_once_it_is_not(
+    store: atomic_store.AtomicStore,
+    monkeypatch: pytest.MonkeyPatch,
+    waits: list[float],
+    winerror: int,
+) -> None:
+    os.unlink(os.fsdecode(store.path))
+    calls = refuse(monkeypatch, _files, 'replace_atomic', winerror, times=9)
+    commits(store)
+    assert (len(calls), len(waits)) == (10, 9)
+
+
+@IN_USE
 def test_a_file_that_is_in_use_is_loaded_once_it_is_not(
     store: atomic_store.AtomicStore,
     monkeypatch: pytest.MonkeyPatch,
