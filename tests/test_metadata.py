@@ -178,6 +178,18 @@ def test_permissions_that_change_during_a_commit_are_kept(folder: Path) -> None:
     assert the_file(folder) == File(0o600)
 
 
+def test_permissions_of_a_file_that_goes_during_a_commit_are_kept(folder: Path) -> None:
+    store = a_store(folder, File(0o644))
+
+    def dump(value: str, file: Any) -> None:
+        file.write(value)
+        (folder / 'state.json').unlink()
+
+    store.format = SimpleNamespace(dump=dump, load=None)
+    store.commit()
+    assert the_file(folder) == File(0o644)
+
+
 @root
 @pytest.mark.parametrize(
     ('file', 'calls'),
