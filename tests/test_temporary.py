@@ -509,6 +509,22 @@ def test_if_it_cannot_be_removed_a_note_names_it(
     assert note == f'the temporary file stays: {os.fspath(tmp_path / name)!r}'
 
 
+@posix
+@pytest.mark.usefixtures('temporary_file')
+def test_if_somebody_else_has_removed_it_no_note_says_that_it_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = os.replace
+
+    def replace_nothing(source: str, target: str) -> None:
+        os.unlink(source)
+        replace(source, target)
+
+    store = a_store(tmp_path)
+    monkeypatch.setattr(os, 'replace', replace_nothing)
+    assert fails(store, errno.ENOENT) == []
+
+
 # What is synced
 
 
