@@ -244,6 +244,15 @@ def test_a_dump_may_return_what_it_has_written(path: Path) -> None:
     assert path.read_bytes() == b'value'
 
 
+@pytest.mark.parametrize('status', [True, 1, '', b'', None, [b'bytes']])
+def test_a_dump_may_write_nothing_and_return_no_content(
+    path: Path, status: Any
+) -> None:
+    format = SimpleNamespace(dump=lambda value, file: status, load=id)
+    atomic_store.open(path, format=format).commit()
+    assert path.read_bytes() == b''
+
+
 # Formats that do not fit
 
 
