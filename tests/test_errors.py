@@ -17,7 +17,7 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -133,6 +133,13 @@ def test_an_empty_file_is_an_error_that_says_so(
     (hint,) = hints_of_loading(path, error, format)
     assert 'the file is empty' in hint
     assert 'delete it to start from the default' in hint
+
+
+@posix
+def test_a_device_without_content_is_an_error_that_does_not_say_to_delete_it() -> None:
+    with pytest.raises(json.JSONDecodeError) as raised:
+        atomic_store.open(os.devnull)
+    assert hints(raised.value, 'loading', Path(os.devnull)) == []
 
 
 def test_a_missing_file_within_a_format_is_not_a_missing_store(path: Path) -> None:
@@ -397,7 +404,11 @@ class Static:
     loads = dumps
 
 
-@pytest.mark.parametrize('format', [Strings(), Codec(), Static])
+MODULE = ModuleType('a_module')
+MODULE.dumps = MODULE.loads = Strings().dumps  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize('format', [Strings(), Codec(), MODULE, Static])
 def test_an_instance_with_the_same_error_or_a_class_with_another_has_no_such_note(
     path: Path, format: Any
 ) -> None:

@@ -150,6 +150,7 @@ def test_an_unknown_format_is_refused_with_what_would_do(
     message = str(raised.value)
     assert repr(format) in message
     message = message.replace(repr(format), '')
+    assert 'None' not in message
     for name in "'json'", "'pickle'", "'bson'", *FUNCTIONS:
         assert name in message
 
