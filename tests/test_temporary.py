@@ -668,6 +668,30 @@ def test_an_error_in_syncing_the_folder_says_that_the_file_holds_the_new_value(
 
 
 @linux
+def test_an_error_in_closing_after_the_rename_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, before = a_store(tmp_path), descriptors()
+    close, replace = os.close, os.replace
+
+    def close_the_file_and_replace(source: str, target: str) -> None:
+        for descriptor in set(descriptors()) - set(before):
+            close(descriptor)
+        replace(source, target)
+
+    def close_and_refuse(descriptor: int) -> None:
+        close(descriptor)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, 'replace', close_the_file_and_replace)
+        patch.setattr(os, 'close', close_and_refuse)  # of the folder
+        store.commit()
+    assert descriptors() == before
+    assert atomic_store.open(store.path).value == store.value
+
+
+@linux
 @pytest.mark.usefixtures('temporary_file')
 def test_a_folder_that_may_be_written_to_but_not_read_is_no_error(folder: Path) -> None:
     store = a_store(folder)
