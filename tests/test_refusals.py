@@ -469,6 +469,25 @@ def test_names_that_are_all_taken_are_an_error_at_last(folder: Path) -> None:
         assert (path.with_name(name)).read_text() == "somebody else's"
 
 
+class CreatesWhatItCannotOpen(Passthrough):
+    """Where a file that could be created is there, although that is an error."""
+
+    @operation
+    def create(self, path: str, mode: int, flags: int) -> int:
+        Path(path).touch()
+        raise PermissionError(errno.EACCES, path)
+
+
+def test_what_was_created_in_spite_of_an_error_is_removed(folder: Path) -> None:
+    operations = CreatesWhatItCannotOpen(folder / 'source')
+    with shown(operations, folder / 'shown'):
+        path = prepare(folder / 'source', '0640')
+        error = commit(atomic_store.open(folder / 'shown/state.json'))
+    assert isinstance(error, PermissionError)
+    assert list(path.parent.iterdir()) == [path]
+    assert path.read_text() == '"old"'
+
+
 # The last copy
 
 
