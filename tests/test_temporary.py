@@ -536,8 +536,8 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def note_fsync(descriptor: int) -> None:
         is_folder = os.path.isdir(f'/proc/self/fd/{descriptor}')
-        found.append('sync the folder' if is_folder else 'sync')
         fsync(descriptor)
+        found.append('sync the folder' if is_folder else 'sync')
 
     def note_link(*args: Any, **kwargs: Any) -> None:
         link(*args, **kwargs)
