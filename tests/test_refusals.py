@@ -572,6 +572,40 @@ def test_a_file_that_two_looks_miss_is_found_by_the_third_though_it_is_not_liste
         assert store.value == 'old'
 
 
+@pytest.mark.parametrize('times', [1, 2, 3])
+def test_a_file_behind_a_link_that_is_missed_for_a_moment_is_looked_for_again(
+    folder: Path, times: int
+) -> None:
+    operations = Passthrough(folder / 'source')
+    (folder / 'link').symlink_to('shown/state.json')
+    with shown(operations, folder / 'shown'):
+        prepare(folder / 'source', '0644')
+        with operations.refusing('(open|getattr) /state.json', errno.ENOENT, times):
+            store = atomic_store.open(folder / 'link', 'default')
+        assert operations.refused.value == times
+        assert store.value == 'old'
+
+
+@pytest.mark.parametrize('name', ['shown/state.json', 'link'])
+@pytest.mark.parametrize('mode', ['0600', '0640', '0644'])
+@pytest.mark.parametrize('times', [1, 2, 3])
+def test_a_commit_keeps_what_a_file_has_that_is_missed_for_a_moment(
+    folder: Path, name: str, mode: str, times: int
+) -> None:
+    operations = Passthrough(folder / 'source')
+    (folder / 'link').symlink_to('shown/state.json')
+    with shown(operations, folder / 'shown'):
+        path = prepare(folder / 'source', '0640')
+        path.chmod(int(mode, 8))
+        store = atomic_store.open(folder / name)
+        store.value = 'new'
+        with operations.refusing('getattr /state.json', errno.ENOENT, times):
+            store.commit()
+        assert operations.refused.value == times
+    assert path.read_text() == '"new"'
+    assert path.stat().st_mode & 0o777 == int(mode, 8)
+
+
 @MISSED
 def test_a_file_that_is_there_and_always_missed_is_an_error_and_not_the_default(
     folder: Path, missed: str
