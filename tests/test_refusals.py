@@ -18,7 +18,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import IO, Any, NamedTuple
 
 import pytest
 from support import NOBODY, root
@@ -587,23 +588,33 @@ def test_a_file_behind_a_link_that_is_missed_for_a_moment_is_looked_for_again(
 
 
 @pytest.mark.parametrize('name', ['shown/state.json', 'link'])
-@pytest.mark.parametrize('mode', ['0600', '0640', '0644'])
-@pytest.mark.parametrize('times', [1, 2, 3])
+@pytest.mark.parametrize('mode', [0o600, 0o640, 0o644])
+@pytest.mark.parametrize('times', [(1, 0), (3, 0), (0, 1), (0, 3)])
 def test_a_commit_keeps_what_a_file_has_that_is_missed_for_a_moment(
-    folder: Path, name: str, mode: str, times: int
+    folder: Path, name: str, mode: int, times: tuple[int, int]
 ) -> None:
+    """It is missed at first, or once the value is written."""
     operations = Passthrough(folder / 'source')
+    modes = []
+
+    def dump(value: str, file: IO[str]) -> None:
+        modes.append(os.fstat(file.fileno()).st_mode & 0o777)
+        file.write(value)
+        operations.left.value = times[1]
+
     (folder / 'link').symlink_to('shown/state.json')
     with shown(operations, folder / 'shown'):
         path = prepare(folder / 'source', '0640')
-        path.chmod(int(mode, 8))
+        path.chmod(mode)
         store = atomic_store.open(folder / name)
+        store.format = SimpleNamespace(dump=dump, load=None)
         store.value = 'new'
-        with operations.refusing('getattr /state.json', errno.ENOENT, times):
+        with operations.refusing('getattr /state.json', errno.ENOENT, times[0]):
             store.commit()
-        assert operations.refused.value == times
-    assert path.read_text() == '"new"'
-    assert path.stat().st_mode & 0o777 == int(mode, 8)
+        assert operations.refused.value == sum(times)
+    assert path.read_text() == 'new'
+    assert modes == [0o600]
+    assert path.stat().st_mode & 0o777 == mode
 
 
 @MISSED
