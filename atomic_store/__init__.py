@@ -9,10 +9,10 @@ old one::
     with atomic_store.open('state.json', default={}) as store:
         store.value['runs'] = store.value.get('runs', 0) + 1
 
-``open`` opens a store, ``AtomicStore`` is what it returns. For a format of
-your own, override the methods of ``AbstractFormatFile``, which work on a file,
-or of ``AbstractFormatBstr``, which work on a string. ``WrapBinaryFormat`` turns
-a format of the second kind into one of the first. ``open`` does this for you.
+``open`` returns an ``AtomicStore``. To write your own format, override the
+methods of ``AbstractFormatFile``, which work on a file, or of
+``AbstractFormatBstr``, which work on a string. ``WrapBinaryFormat`` turns a
+format of the second kind into one of the first. ``open`` does this for you.
 """
 
 from ._formats import AbstractFormatBstr, AbstractFormatFile, WrapBinaryFormat

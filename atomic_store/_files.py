@@ -1,10 +1,10 @@
-"""Reading a file, and replacing one.
+"""Read a file, and replace one.
 
-`replace` reads from top to bottom, and `_Replacement` has a method for each of its steps.
-Their order is what keeps the value through a crash: the content is synced before the new
-file takes the place of the old one, and the folder after. What goes beyond a plain
-temporary file and a rename (a file without a name, `_metadata`, the sync of the folder)
-must never make a commit fail that would succeed without it.
+`replace` lists the steps of a commit, and `_Replacement` has a method for each. Their
+order keeps the value safe in a crash: the content is synced before the new file
+replaces the old one, and the folder is synced after that. A commit needs only a plain
+temporary file and a rename. The rest (a file without a name, `_metadata`, the sync of
+the folder) must never make a commit fail that would succeed without it.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ except ImportError:  # on Windows
 
 _T = TypeVar('_T')
 
-# When a program ends, commits may still come, from a `__del__` for one. By then, `open`
-# has gone from the builtins.
+# While a program shuts down, a `__del__` may still commit. By then, `open` is no longer
+# in the builtins.
 _open = io.open
 
-# Text is UTF-8 everywhere, and no line ending is translated: newline='\n' does so
-# in both directions, and ends a line at nothing but '\n' (library/functions, open).
+# Text is UTF-8 everywhere. With newline='\n', no line ending is translated when reading
+# or writing, and only '\n' ends a line (library/functions, open).
 _TEXT: dict[str, Any] = {'encoding': 'utf-8', 'newline': '\n'}
 
 _TEXT_TO_WRITE = {'mode': 'w', **_TEXT}
@@ -44,19 +44,19 @@ _TEXT_TO_WRITE = {'mode': 'w', **_TEXT}
 # None where a temporary file always has a name.
 _O_TMPFILE: int | None = getattr(os, 'O_TMPFILE', None)
 
-# The second one is for where a leading dot is refused, as by Samba's `veto files`, the
-# last one for where only short names fit: on minix, or in a folder whose own path is
-# nearly as long as Windows allows.
+# If a leading dot is refused, as by Samba's `veto files`, the second name is used. If
+# only short names fit, as on minix or in a folder whose own path is nearly as long as
+# Windows allows, the last one is used.
 _TEMPORARY_NAMES = ('.atomic_store-{}.tmp', '{}-atomic_store.tmp', '{:.8}')
 
-# What fsync(2) answers where a file system cannot sync a folder, and fcntl(2) where one
+# The errors of fsync(2) if a file system cannot sync a folder, and of fcntl(2) if it
 # has no F_FULLFSYNC.
 _NO_SYNC = {errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EBADF}
 
 _SCARCE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT}
 _NOT_SYNCED = 'the file already holds the new value, but a power cut may undo that'
 
-# How long Windows is asked again, in seconds.
+# How long to retry on Windows, in seconds.
 _PATIENCE = 5.0
 _IN_USE = {5, 32, 33}  # access denied, sharing violation, lock violation
 
@@ -77,9 +77,9 @@ def open_to_read(path: str, is_binary: bool) -> IO[Any] | None:
             missing = error
         if os.path.basename(path) in ('', os.curdir, os.pardir):
             break  # that is the name of a folder
-        # Some FUSE file systems do not find a file at the moment when it is replaced: most
-        # of them when they open it (libfuse issue 637), ntfs-3g not even when asked for its
-        # status. To take the default then, and commit it, would cost the value.
+        # On some FUSE file systems, a file seems to be missing at the moment when it is
+        # replaced: on most, to open() alone (libfuse issue 637), on ntfs-3g also to
+        # stat(). If the default were loaded then, a commit would destroy the value.
         absent += not os.path.exists(path)
         if absent > 2 and not _is_listed(path):
             _refuse_a_path_through_a_file(path)
@@ -100,7 +100,7 @@ def _is_listed(path: str) -> bool:
 
 
 def replace(path: str, is_binary: bool, dump: Callable[[IO[Any]], object]) -> None:
-    """Put a file with what `dump` writes in the place of the one at `path`."""
+    """Replace the file at `path` with what `dump` writes."""
     replacement = _Replacement(path, is_binary)
     try:
         file = replacement.get_fileobject()
@@ -118,13 +118,13 @@ def replace(path: str, is_binary: bool, dump: Callable[[IO[Any]], object]) -> No
 
 
 def add_note(error: BaseException, note: str) -> None:
-    """Add a note to an error, unless it takes none, as a frozen dataclass does."""
+    """Add a note to an error if it accepts one. A frozen dataclass does not."""
     with contextlib.suppress(Exception):
         BaseException.add_note(error, note)
 
 
 class _Replacement(AtomicWriter):
-    """A new file, and the way it takes the place of the old one."""
+    """A new file, and the steps by which it replaces the old one."""
 
     _path: str  # AtomicWriter's
     _file: IO[Any] | None = None
@@ -136,13 +136,14 @@ class _Replacement(AtomicWriter):
         super().__init__(target, 'wb')
         self._folder = os.path.dirname(target)
         self._options: dict[str, Any] = {'mode': 'wb'} if is_binary else _TEXT_TO_WRITE
-        # Files do not close their descriptors: they are closed here, once, and in no case
-        # before the file is, which could write to another one of that number.
+        # Python's file objects do not close these descriptors: an interrupt, or an audit
+        # hook, could come between opening one and handing it over. Close a file object
+        # first, since it could write to another file that gets the same descriptor.
         self._descriptors: list[int] = []
 
     def get_fileobject(self) -> IO[Any]:  # type: ignore[override]
-        """Create the temporary file, without a name if that can be."""
-        # It can be given a name later only through /proc.
+        """Create the temporary file, without a name if possible."""
+        # Without /proc, it could not be given a name later.
         if _O_TMPFILE is not None and os.path.exists('/proc/self/fd'):
             try:
                 return self._create(self._folder, _O_TMPFILE, self._options)
@@ -165,7 +166,7 @@ class _Replacement(AtomicWriter):
                     self._close(others)
                 with contextlib.suppress(OSError):
                     os.unlink(self.temporary)
-            self.temporary = None  # and what has that name is somebody else's
+            self.temporary = None  # a file of that name is not ours
         refusal.filename = self._folder
         raise refusal
 
@@ -173,53 +174,53 @@ class _Replacement(AtomicWriter):
         return os.path.join(self._folder, name.format(os.urandom(6).hex()))
 
     def _create(self, path: str, flags: int, options: dict[str, Any]) -> IO[Any]:
-        # A new file gets what open() gives it: the kernel applies the umask, or the
-        # folder's default ACL. One that is to become like an old file is closed to
-        # everybody else until it has the old one's permissions.
+        # If there is no old file, do as open() does: the kernel applies the umask or
+        # the folder's default ACL. If there is one, nobody else may open the new file
+        # until it has the permissions of the old one.
         mode = 0o666 if self._old is None else 0o600
         self._open_descriptor(path, flags | os.O_RDWR, mode)
         file: IO[Any] = _open(self._descriptors[-1], closefd=False, **options)
         self._file = file
-        # What a format finds as the name of the file, which may have none.
+        # Formats see this as the name of the file, which may have none.
         binary: Any = getattr(file, 'buffer', file)
         binary.raw.name = ''
         return file
 
     def _open_descriptor(self, path: str, flags: int, mode: int = 0) -> None:
-        # The interpreter opens and keeps it in one call. So no interrupt can come in
-        # between, and leave a file or a descriptor that nobody knows of.
+        # The interpreter opens and stores it in one call. So no interrupt can come in
+        # between and leak it.
         self._descriptors.extend(map(os.open, [path], [flags], [mode]))
 
     def _close(self, others: int = 0) -> None:
         while len(self._descriptors) > others:
-            # One call again.
+            # One call again: take the descriptor off the list and close it.
             next(map(os.close, map(list.pop, [self._descriptors])))
 
     def sync(self, f: IO[Any]) -> None:
-        """Write what is buffered, give the file what the old one has, and sync it."""
+        """Flush the file, give it the metadata of the old one, and sync it."""
         f.flush()
-        # As the old file is now, since writing may have taken long.
+        # Look again: the old file may have changed during a long write.
         self._old = _metadata.of_file(self._path) or self._old
         if self._old is not None:
-            # After the last write, because a write takes away the set-user-ID bit and
-            # file capabilities (chmod(2), capabilities(7)).
+            # After the last write, because a write removes the set-user-ID bit and file
+            # capabilities (chmod(2), capabilities(7)).
             _metadata.restore(f.fileno(), self._old)
         _fsync(f.fileno())
 
     def commit(self, f: IO[Any]) -> None:
-        """Put the file in the place of the old one, and sync the folder."""
+        """Replace the old file with the new one, and sync the folder."""
         if self.temporary is None:
             self._name(f)
         else:
-            # Windows renames no open file, and some network file systems only now say
-            # that they could not store it.
+            # Windows cannot rename an open file. Some network file systems store the
+            # file only now, and this may fail.
             f.close()
             self._close()
         self._rename()
         f.close()
         with contextlib.suppress(OSError):
-            self._close()  # before the folder is opened: descriptors may be scarce
-        if hasattr(os, 'O_DIRECTORY'):  # elsewhere the renaming is written through
+            self._close()  # to free its descriptor for the folder
+        if hasattr(os, 'O_DIRECTORY'):  # on Windows, the rename is written through
             self._sync_folder()
 
     def _name(self, f: IO[Any]) -> None:
@@ -227,8 +228,9 @@ class _Replacement(AtomicWriter):
         syncs_again = _may_be_btrfs(self._folder)
         self.temporary = self._new_path(_TEMPORARY_NAMES[0])
         try:
-            # os.link() follows /proc/self/fd/N only when it uses linkat(2), which takes
-            # a directory's descriptor: any one, as both paths are absolute.
+            # os.link() follows /proc/self/fd/N only if it calls linkat(2). It does so
+            # if it gets src_dir_fd. Any descriptor will do, because both paths are
+            # absolute.
             os.link(
                 f'/proc/self/fd/{f.fileno()}',
                 self.temporary,
@@ -264,8 +266,8 @@ class _Replacement(AtomicWriter):
             if error.errno == errno.EBUSY:
                 note = 'the file is a mount point, as in containers: mount its folder'
                 add_note(error, note)
-            # An SMB mount may take the target away and then say that it could not rename
-            # (Linux before 6.17, while somebody has the file open).
+            # On an SMB mount, a rename that fails may remove the target (Linux before
+            # 6.17, while another program has the file open).
             self.is_last_copy = self._old is not None and _is_gone(self._path)
             raise
         self.temporary = None
@@ -280,8 +282,8 @@ class _Replacement(AtomicWriter):
         try:
             self._open_descriptor(self._folder, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
-            # One may write to a folder that one may not read. But where descriptors or
-            # memory are scarce, another commit may succeed.
+            # A folder may be writable but not readable: its sync is skipped. But if
+            # descriptors or memory are scarce, a later commit may succeed.
             if error.errno in _SCARCE:
                 add_note(error, _NOT_SYNCED)
                 raise
@@ -296,9 +298,9 @@ class _Replacement(AtomicWriter):
             self._close()
 
     def rollback(self, f: IO[Any] | None = None) -> None:
-        """Close the file, and remove it, unless it is the last one that has the value."""
+        """Close the file, and remove it unless it is the last copy of the value."""
         if self._file is not None:
-            # What led here matters more. ValueError: the format has detached it.
+            # The first error matters more. ValueError: the format has detached it.
             with contextlib.suppress(OSError, ValueError):
                 self._file.close()
         while self._descriptors:
@@ -315,11 +317,12 @@ class _Replacement(AtomicWriter):
 def _may_be_btrfs(folder: str) -> bool:
     """Whether a file that was synced without a name must be synced again with one.
 
-    btrfs does nothing when a file without a name is synced, at least up to Linux 6.12
-    (btrfs_log_inode_parent() skips inodes that have no links): after a power cut the file
-    is empty. The other file systems count a folder's subfolders in its links. btrfs does
-    not, so its folders have one link, as do merged folders of overlayfs, which may lie
-    on btrfs. Ask once the temporary file is there: only then the folder is merged.
+    btrfs ignores the sync of a file without a name, at least up to Linux 6.12
+    (btrfs_log_inode_parent() skips inodes that have no links): after a power cut, the
+    file is empty. Other file systems count a folder's subfolders in its links. btrfs
+    does not, so its folders have one link. A merged folder of overlayfs has one link,
+    too, and it may lie on btrfs. It is merged only when a file is created in it, so
+    call this later.
     """
     try:
         return os.stat(folder).st_nlink < 2
@@ -328,7 +331,7 @@ def _may_be_btrfs(folder: str) -> bool:
 
 
 def _fsync(descriptor: int) -> None:
-    """Sync a file or folder, and on macOS the disk's cache, which fsync() leaves out."""
+    """Sync a file or folder, and on macOS the disk's cache, which fsync() does not."""
     if hasattr(fcntl, 'F_FULLFSYNC'):
         try:
             fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
@@ -349,7 +352,7 @@ def _is_gone(path: str) -> bool:
 def _patiently(
     action: Callable[[], _T], why_in_vain: Callable[[], str | None] = lambda: None
 ) -> _T:
-    """Do what Windows refuses while another program has the file open: try again."""
+    """Call `action`, and retry while Windows refuses because the file is open."""
     end = 0.0
     while True:
         try:
@@ -367,7 +370,7 @@ def _patiently(
                 add_note(error, reason)
                 raise
         end = end or time.monotonic() + _PATIENCE
-        # At random, so that two who wait for each other do not meet again and again.
+        # A random pause, so that two waiting programs do not collide again and again.
         time.sleep(0.01 * os.urandom(1)[0] / 255)
 
 
@@ -375,12 +378,12 @@ def _is_in_use(error: OSError) -> bool:
     winerror = getattr(error, 'winerror', None)
     if winerror is not None:
         return winerror in _IN_USE
-    # What open() raises comes from the C library, which knows no winerror.
+    # open() gets its errors from the C library, which sets no winerror.
     return os.name == 'nt' and error.errno == errno.EACCES
 
 
 def _refuse_a_path_through_a_file(path: str) -> None:
-    """Raise what Windows does not: there, such a path leads to no file, and that is all."""
+    """Raise NotADirectoryError, as POSIX does. On Windows, the file is just missing."""
     parent = os.path.dirname(path)
     while parent != os.path.dirname(parent) and not os.path.lexists(parent):
         parent = os.path.dirname(parent)
@@ -389,25 +392,26 @@ def _refuse_a_path_through_a_file(path: str) -> None:
 
 
 def _follow_links(path: str) -> tuple[str, _metadata.Metadata | None]:
-    """Return the path of the file itself, and what it has if there is one."""
+    """Return the path of the file itself, and its metadata if it exists."""
     target, status = path, _status(path)
     links = 0
     while status is not None and stat.S_ISLNK(status.st_mode):
         links += 1
-        if links > 40:  # which is where Linux stops (path_resolution(7))
+        if links > 40:  # the limit of Linux (path_resolution(7))
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
         target = os.path.join(os.path.dirname(target), os.readlink(target))
         if os.name == 'nt':
-            # After the prefix of an absolute link, `..` would be a name like any other.
+            # After the prefix of an absolute link, `..` would be an ordinary name.
             target = os.path.normpath(target)
         status = _status(target)
     if links:
-        # By itself the kernel follows no link that somebody may have planted (proc(5),
-        # fs.protected_symlinks), and some that have no path (proc(5), /proc/pid/fd).
+        # Ask the kernel, too. It refuses links that somebody may have planted (proc(5),
+        # fs.protected_symlinks), and follows some without a path (proc(5),
+        # /proc/pid/fd).
         try:
             os.stat(path)
         except FileNotFoundError:
-            pass  # the last one dangles
+            pass  # the last link dangles
         else:
             status = status or _status(target)
             if status is None:

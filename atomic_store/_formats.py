@@ -1,4 +1,4 @@
-"""What a format is, and how one is found. Nothing here knows of paths."""
+"""What a format is, and how to find one. Nothing here knows about paths."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class AbstractFormatFile:
     Grace
     """
 
-    # *args and **kwargs of Any: a type checker then accepts an override that takes
+    # With *args and **kwargs of Any, a type checker accepts an override that takes
     # other arguments, or none, after the file.
     def dump(self, value: Any, file: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Write a value to a file.
@@ -95,7 +95,7 @@ class AbstractFormatBstr:
         raise NotImplementedError(f'{type(self).__name__} does not override dumps')
 
     def loads(self, data: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """Return the value that was written as this content.
+        """Return the value that is encoded in `data`.
 
         Parameters
         ----------
@@ -107,8 +107,8 @@ class AbstractFormatBstr:
         raise NotImplementedError(f'{type(self).__name__} does not override loads')
 
 
-# What the functions take is between the format and the keyword arguments that it is
-# used with. Arguments of Any are compatible with all (typing specification, Callables).
+# Each format has its own keyword arguments. Parameters of Any are compatible with all
+# of them (typing specification, Callables).
 class FileFormat(Protocol):
     def dump(self, *args: Any, **kwargs: Any) -> Any: ...
     def load(self, *args: Any, **kwargs: Any) -> Any: ...
@@ -143,7 +143,7 @@ class WrapBinaryFormat(AbstractFormatFile):
     Attributes
     ----------
     format_bstr
-        The same object.
+        The format, as it was given.
 
     Examples
     --------
@@ -163,7 +163,7 @@ class WrapBinaryFormat(AbstractFormatFile):
         return f'WrapBinaryFormat({self.format_bstr!r})'
 
     def dump(self, value: Any, file: Any, /, *args: Any, **kwargs: Any) -> None:
-        """Write what `dumps` returns for a value to a file.
+        """Encode a value with `dumps`, and write the result to a file.
 
         Parameters
         ----------
@@ -177,8 +177,8 @@ class WrapBinaryFormat(AbstractFormatFile):
         Raises
         ------
         TypeError
-            If `dumps` returns ``str`` and the file is binary, or the other way round, or
-            if it returns neither.
+            If `dumps` returns ``str`` for a binary file, ``bytes`` for a text file, or
+            another type.
         """
         name = self._names[0]
         data = getattr(self.format_bstr, name)(value, *args, **kwargs)
@@ -191,7 +191,7 @@ class WrapBinaryFormat(AbstractFormatFile):
             raise
 
     def load(self, file: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """Return what `loads` returns for the content of a file.
+        """Read a file, and decode its content with `loads`.
 
         Parameters
         ----------
@@ -263,18 +263,18 @@ def _named_format(name: str) -> Any:
     if name == 'bson':
         cause = None
         try:
-            import bson  # by a statement, which tools that freeze programs can see
+            import bson  # a statement, so that PyInstaller and others see it
         except ImportError as error:
             cause = error
         else:
-            # A folder that merely has this name can be imported, too.
+            # Any folder with this name can be imported, too.
             if _has(bson, 'dumps', 'loads') or _has(bson, 'encode', 'decode'):
                 return bson
         raise ValueError(
             "format='bson' needs a package that is not installed: install "
             'atomic-store[bson], or pymongo, which has a bson of its own'
         ) from cause
-    return name  # which has no functions of a format, and ends in the error for it
+    return name  # a str is no format: find_format() raises the error
 
 
 class _Json(AbstractFormatFile):
@@ -286,8 +286,8 @@ class _Json(AbstractFormatFile):
     def dump(
         self, value: Any, file: IO[str], /, *, cls: Any = None, **kwargs: Any
     ) -> None:
-        # json.dump() uses the encoder in C for nothing, json.dumps() for all it can. But
-        # json.dump() does not call `encode`, which json.dumps() does.
+        # json.dumps() uses the C encoder if it can, json.dump() never does. But
+        # json.dumps() calls `encode` of the class, and json.dump() does not.
         if cls is None or _encodes_as_its_base(cls):
             file.write(json.dumps(value, cls=cls, **kwargs))
         else:

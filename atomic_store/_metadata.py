@@ -1,12 +1,12 @@
 """What a file keeps when its content is replaced: mode, owner, group, ACL, attributes.
 
-Two rules, and whoever changes a line here should hold it against both:
+Check every change to this module against two rules:
 
-- Nobody gains access. What cannot be kept is left out, and where somebody might get in
-  because it is missing, the mode is narrowed:
+- Nobody gains access. What cannot be kept is left out. If that could let somebody in,
+  the mode is narrowed:
 
   =========================================  =============================
-  what cannot be kept, or not be known       what the new file's mode says
+  what cannot be kept or found out           what the new file's mode says
   =========================================  =============================
   owner                                      no set-user-ID
   group                                      no set-group-ID; group and
@@ -18,8 +18,8 @@ Two rules, and whoever changes a line here should hold it against both:
   mode                                       as created: owner only
   =========================================  =============================
 
-- Nothing here makes a commit fail, except a full disk or quota. Plain replacement keeps
-  none of this, so it cannot fail on it.
+- Nothing here makes a commit fail, except a full disk or quota. A plain replacement
+  keeps none of this, so it would not fail either.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ _UNKNOWN = -1  # which no user or group has
 
 _GROUP_AND_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
-# A look costs some microseconds. Even a file that eight processes replace in a tight
-# loop stands still for that long, mostly.
+# A look takes some microseconds. A file usually stays unchanged for that long, even if
+# eight processes replace it in a tight loop.
 _LOOKS = 10
 
 
 class Metadata(NamedTuple):
-    """What a file has. Its attributes are None where they cannot be listed."""
+    """The metadata of a file. `attributes` is None if they cannot be listed."""
 
     mode: int
     uid: int
@@ -57,7 +57,7 @@ class Metadata(NamedTuple):
 
 
 def of_status(path: str, status: os.stat_result) -> Metadata:
-    """Return what `status` tells, and refuse what is no regular file."""
+    """Return the metadata in `status`, and refuse anything but a regular file."""
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
     if not stat.S_ISREG(status.st_mode):
@@ -66,7 +66,7 @@ def of_status(path: str, status: os.stat_result) -> Metadata:
 
 
 def of_file(path: str) -> Metadata | None:
-    """Return what the file at `path` has, or None where that cannot be found out."""
+    """Return the metadata of the file at `path`, or None if it cannot be read."""
     old: Metadata | None = None
     last: tuple[int, ...] = ()
     for _ in range(_LOOKS):
@@ -76,7 +76,7 @@ def of_file(path: str) -> Metadata | None:
             continue  # perhaps for a moment: see open_to_read()
         except OSError:
             return None
-        # The permission bits of one moment mean something else with the ACL of another.
+        # Mode and ACL must be of one moment: each changes what the other means.
         now = (status.st_ctime_ns, *status[:3])
         if now == last:
             return old
@@ -107,7 +107,7 @@ def _with_attributes(path: str, old: Metadata) -> Metadata:
 
 
 def restore(file: int, old: Metadata) -> None:
-    """Give a file, which only its owner may read yet, what the old one had."""
+    """Give a file, which so far only its owner may read, the old file's metadata."""
     if not hasattr(os, 'fchown'):  # on Windows, which has none of this
         return
     uid, gid = _restore_owner(file, old)
@@ -126,15 +126,15 @@ def restore(file: int, old: Metadata) -> None:
 
 
 def raise_if_full(error: OSError) -> None:
-    """Raise the only errors that matter when something cannot be kept."""
+    """Raise an error that says that the disk or quota is full, and no other."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         raise error
 
 
 def _restore_owner(file: int, old: Metadata) -> tuple[int, int]:
-    """Restore owner and group, else the group; return what the file then has."""
+    """Restore owner and group, or only the group; return the file's new ones."""
     uid, gid = _owner(file)
-    # Always both: some FUSE file systems take the -1 that leaves one alone for an id.
+    # Always set both: some FUSE file systems take -1 (leave it unchanged) for an id.
     for new_uid in old.uid, uid:
         if (new_uid, old.gid) != (uid, gid) and new_uid != _UNKNOWN:
             try:
@@ -155,7 +155,7 @@ def _owner(file: int) -> tuple[int, int]:
 
 
 def _restore_attributes(file: int, mode: int, attributes: dict[str, bytes]) -> int:
-    """Restore the attributes, and return the mode that goes with those it then has."""
+    """Restore the attributes, and return the mode to set along with them."""
     if not hasattr(os, 'listxattr'):
         return mode
     names = set(attributes)
@@ -164,9 +164,9 @@ def _restore_attributes(file: int, mode: int, attributes: dict[str, bytes]) -> i
     except OSError as error:
         raise_if_full(error)
         if error.errno != errno.ENOTSUP:
-            # The folder may have given the file an ACL. Its mask will be these bits.
+            # The file may have an ACL from its folder. These bits will be its mask.
             mode, attributes = _common(mode, attributes)
-    # The ACL last: with it the file may already be closed to other attributes.
+    # The ACL last: it may forbid setting other attributes.
     for name in sorted(names, key=_ACL.__eq__):
         try:
             if name in attributes:
@@ -176,13 +176,13 @@ def _restore_attributes(file: int, mode: int, attributes: dict[str, bytes]) -> i
         except OSError as error:
             raise_if_full(error)
             if name == _ACL:
-                # The bits of the group are the ACL's mask, and mean more without it.
+                # The group bits are the ACL's mask. Without the ACL, they grant more.
                 mode &= ~_GROUP_AND_OTHERS
     return mode
 
 
 def _common(mode: int, attributes: dict[str, bytes]) -> tuple[int, dict[str, bytes]]:
-    """Leave group and others what all of them had, whoever belongs to which."""
+    """Leave group and others only the permissions that all of them had."""
     if _ACL not in attributes:
         common = (mode >> 3) & mode & 0o7
         return (mode & ~_GROUP_AND_OTHERS) | (common << 3) | common, attributes
@@ -197,5 +197,5 @@ def _common(mode: int, attributes: dict[str, bytes]) -> tuple[int, dict[str, byt
         _ACL_ENTRY.pack(tag, changed.get(tag, permissions), identity)
         for tag, permissions, identity in acl
     )
-    # Of a file with an ACL, the group's bits are the mask, which stays.
+    # With an ACL, the group bits are its mask, which stays.
     return (mode & ~0o7) | common, {**attributes, _ACL: narrowed}

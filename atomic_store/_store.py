@@ -1,7 +1,7 @@
 """The store: a value, and the file that it is loaded from and committed to.
 
-Only this module knows both formats and files. An error passes through it unchanged but
-for its notes, the first of which says which file it is about.
+Only this module knows both formats and files. It adds notes to errors and otherwise
+leaves them unchanged. The first note names the file.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from . import _files
 from ._formats import FileFormat, Format, find_format
 
 if TYPE_CHECKING:
-    # Type checkers know this module without it being installed.
+    # Type checkers know this module even if it is not installed.
     from typing_extensions import TypeVar
 
     _Value = TypeVar('_Value', default=Any)
@@ -26,8 +26,8 @@ else:
 
     _Value = TypeVar('_Value')
 
-# What interpreters say when a file or a format is handed the other kind of string, whose
-# class may be any but these. A method that only the other kind has tells which it was.
+# How interpreters complain when a file or a format gets the wrong kind of string, or a
+# subclass of it. The name of a missing method tells which kind it got.
 _OTHER_KIND = r"(?!'?(?:None|NoneType|int|float|bool|list|tuple|dict|set)\b)"
 _MIXED_UP = {
     is_binary: re.compile(
@@ -56,7 +56,7 @@ def open(
     dump_kwargs: dict[str, Any] | None = None,
     ignore_inner_exits: bool | None = False,
 ) -> AtomicStore:
-    """Open a store: load the value from a file, to change it and commit it.
+    """Open a store: load its value from a file.
 
     The file is read once. Nothing is created or written before the first commit.
 
@@ -65,27 +65,27 @@ def open(
     path : str, bytes or os.PathLike
         The file. Its folder must exist by the first commit.
     default : object, optional
-        The value if the file does not exist: this very object, not a copy.
+        The value if the file does not exist: the object itself, not a copy.
     format : str, module, class or instance, optional
         How the value is written:
 
-        - ``None``, ``'json'`` or the module `json`: JSON, byte for byte what `json.dumps`
-          returns;
+        - ``None``, ``'json'`` or the module `json`: JSON, exactly as `json.dumps`
+          returns it;
         - ``'pickle'``: the module `pickle`. Never load a pickle that somebody else may
           have written: it can run any code;
         - ``'bson'``: the package of that name, the standalone one or PyMongo's;
         - anything with ``dump(value, file)`` and ``load(file)``, or with
           ``dumps(value)`` and ``loads(data)``, or with ``encode(value)`` and
-          ``decode(data)``. The first of these pairs that it has is used. In a class,
-          they must be static or class methods. A subclass of `AbstractFormatFile` or
-          `AbstractFormatBstr` may be given as a class, too: it is then called without
-          arguments.
+          ``decode(data)``. If it has several of these pairs, the first one is used.
+          In a class, they must be static or class methods. You may also pass a subclass
+          of `AbstractFormatFile` or `AbstractFormatBstr` itself: it is then called
+          without arguments.
     is_binary : bool, optional
-        Whether the format works on ``bytes`` rather than on ``str``. The default is
+        Whether the format works on ``bytes`` rather than ``str``. The default is
         ``False`` for JSON and ``True`` for any other format. PyYAML, for example, needs
-        ``False``. Text is UTF-8, and no line ending is translated.
+        ``False``. Text is UTF-8, and line endings are not translated.
     load_kwargs, dump_kwargs : dict, optional
-        Keyword arguments for the format's functions that load and dump.
+        Keyword arguments that the format gets when it loads and dumps a value.
     ignore_inner_exits : bool, optional
         Whether only the outermost of nested ``with`` blocks commits.
 
@@ -97,18 +97,18 @@ def open(
     Raises
     ------
     TypeError
-        If `path` is of another type.
+        If `path` has another type.
     ValueError
-        If `format` is unknown, or its package is not installed, or if `path` has a
-        NUL character.
+        If `format` is unknown, its package is not installed, or `path` contains a NUL
+        character.
     OSError
-        If the file cannot be read, except because it does not exist.
+        If the file cannot be read. A missing file is not an error.
     Exception
-        Whatever the format raises when it loads the file, for example because it is
-        empty: `json.JSONDecodeError` for JSON, `UnicodeDecodeError` if text is not UTF-8.
+        Whatever the format raises for a file that it cannot load, such as an empty
+        one: `json.JSONDecodeError` for JSON, `UnicodeDecodeError` if text is not UTF-8.
 
-    Errors in loading have notes (`BaseException.add_note`). They name the file and, where
-    that is known, say what to do.
+    Errors in loading have notes (`BaseException.add_note`). They name the file and
+    often say what to do.
 
     Examples
     --------
@@ -133,15 +133,15 @@ def open(
 class AtomicStore(Generic[_Value]):
     """A value in memory and the file that it is committed to. Call `open` to get one.
 
-    A ``with`` block commits when it is left normally, whether or not the value has
-    changed. It does not commit when it is left by an exception, unless that is a
-    `SystemExit` that means success, as ``sys.exit()`` does. The same store may be entered
-    again in such a block; see `ignore_inner_exits`.
+    A ``with`` block commits when it ends normally, even if the value has not changed.
+    It does not commit when an exception ends it, unless that is a `SystemExit` that
+    means success, such as ``sys.exit()``. Blocks of one store may be nested; see
+    `ignore_inner_exits`.
 
-    There is no lock. Of two stores on one path, each commit is whole, and the later
-    one wins.
+    There is no lock. If two stores have the same path, each commit is whole, and the
+    later one wins.
 
-    Type checkers take the value for `Any`, unless its type is given:
+    Type checkers see the value as `Any` unless you declare its type:
     ``store: AtomicStore[Settings] = atomic_store.open(...)``.
 
     Parameters
@@ -153,7 +153,7 @@ class AtomicStore(Generic[_Value]):
     format : module, class or instance
         Anything with ``dump(value, file)`` and ``load(file)``.
     is_binary : bool
-        Whether `format` is given a file of ``bytes`` rather than of ``str``.
+        Whether `format` gets a file of ``bytes`` rather than ``str``.
     load_kwargs, dump_kwargs : dict or None
         Keyword arguments for `load` and `dump`.
     ignore_inner_exits : bool or None
@@ -162,15 +162,15 @@ class AtomicStore(Generic[_Value]):
     Attributes
     ----------
     value : object
-        The value: what was loaded, until it is changed or replaced.
+        The value. At first, it is what was loaded, or the default.
     level : int
         How many ``with`` blocks are open.
     path
-        The file, as it was given. A relative path keeps its meaning when the working
-        folder changes.
+        The file, as it was given. A relative path still means the same file after the
+        working folder changes.
     format, is_binary, load_kwargs, dump_kwargs, ignore_inner_exits
-        As in the parameters of this class: `format` is an object with `dump` and `load`,
-        never a name. Each may be assigned. The next commit uses it.
+        The parameters of this class: `format` is an object with `dump` and `load`,
+        never a name. You may assign to each of them before the next commit.
 
     Raises
     ------
@@ -209,15 +209,15 @@ class AtomicStore(Generic[_Value]):
 
     @property
     def path(self) -> StrOrBytesPath:
-        """The file, as it was given. A relative path is resolved when it is assigned."""
+        """The file, as it was given. A relative path is resolved on assignment."""
         return self._path
 
     @path.setter
     def path(self, path: StrOrBytesPath) -> None:
         target = os.fsdecode(path)
-        # The working folder may be another one by the time of the commit. On Windows each
-        # drive has one (`C:name`), and even a path that counts as absolute may leave the
-        # drive open (`\\name`).
+        # The working folder may change before the commit. On Windows, each drive has
+        # one (`C:name`), and even a path that counts as absolute may lack a drive
+        # (`\\name`).
         if os.name == 'nt' or not os.path.isabs(target):
             drive = os.path.splitdrive(target)[0]
             try:
@@ -255,9 +255,9 @@ class AtomicStore(Generic[_Value]):
     def commit(self) -> None:
         """Write the value to the file, atomically and durably.
 
-        The file holds the whole old value or the whole new one, never anything else. When
-        this method returns, the new value survives a power cut. Call it as often as you
-        like, inside and outside ``with`` blocks, and again after an error.
+        The file holds the whole old value or the whole new one, never anything else.
+        When this method returns, the new value survives a power cut. Call it as often as
+        you like, inside and outside ``with`` blocks, and again after an error.
 
         Raises
         ------
@@ -267,18 +267,19 @@ class AtomicStore(Generic[_Value]):
         Exception
             Whatever the format raises for a value that it cannot write.
 
-        Errors have notes (`BaseException.add_note`). They name the file and, where that is
-        known, say what to do. After an error the file holds the old value, and nothing is
-        left beside it. There are three exceptions, and a note says so: the file already holds
-        the new value if only its folder could not be synced; the temporary file stays if it
-        could not be removed, or if the file system has lost the old file.
+        Errors have notes (`BaseException.add_note`). They name the file and often say
+        what to do. After an error, the file holds the old value, and nothing is left
+        beside it. There are three exceptions, and a note tells you about each. If only
+        the folder could not be synced, the file already holds the new value. If the
+        temporary file could not be removed, it stays. If the file system has lost the
+        old file, the temporary file stays, and holds the new value.
 
-        After an interrupt, the file holds the old value or the new one. Do not commit in a
-        signal handler that returns: a commit that it interrupts goes on afterwards, and
-        puts back an older value.
+        After an interrupt, the file holds the old value or the new one. Do not commit in
+        a signal handler that returns: if it interrupts a commit, that commit resumes
+        afterwards and puts back an older value.
 
-        On Windows, a file cannot be replaced while a program has it open. A commit tries
-        for up to five seconds.
+        On Windows, a file cannot be replaced while a program has it open. A commit
+        retries for up to five seconds.
 
         Examples
         --------
@@ -312,7 +313,7 @@ class AtomicStore(Generic[_Value]):
     def _add_notes(self, error: Exception, action: str, hints: Iterator[str]) -> None:
         _files.add_note(error, f'while {action} {self._target!r}')
         with contextlib.suppress(Exception):  # the error matters more than its notes
-            error.__notes__.insert(0, error.__notes__.pop())  # others' go into detail
+            error.__notes__.insert(0, error.__notes__.pop())  # before the others
             for hint in hints:
                 _files.add_note(error, hint)
 
@@ -326,7 +327,7 @@ class AtomicStore(Generic[_Value]):
         if isinstance(error, FileNotFoundError):
             folder = os.path.dirname(os.path.realpath(self._target))
             if not os.path.isdir(folder):
-                yield f'the folder {folder!r} does not exist, and is not created'
+                yield f'the folder {folder!r} does not exist: create it first'
                 if os.fsdecode(self.path).startswith('~'):
                     yield 'Python does not expand ~ in a path: use os.path.expanduser()'
         if isinstance(error, TypeError):
