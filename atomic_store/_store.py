@@ -34,7 +34,7 @@ _MIXED_UP = {
         f'bytes-like object is required, not {_OTHER_KIND}'
         f'|write\\(\\) argument must be str, not {_OTHER_KIND}'
         r"|must be str(?: or None)?, not '?bytes\b"
-        "|unicode argument expected, got 'bytes'"  # PyPy
+        f'|unicode argument expected, got {_OTHER_KIND}'  # PyPy
         '|pattern on a (?:bytes|string)-like object'
         f'|in binary mode|{method}'
     )
