@@ -1,9 +1,9 @@
-"""Measure what a commit and a load cost, beside what nobody can do without, and SQLite.
+"""Measure a commit and a load against the least work they need, and against SQLite.
 
     python tests/benchmark.py
 
-Run it on Linux, on a real disk (`--folder`) and an idle machine. It never fails on a
-time. orjson is left out if it is not installed.
+Run it on Linux, on a real disk (`--folder`) and an idle machine. It never fails
+because of a time. orjson is left out if it is not installed.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def records(count: int) -> dict[str, Any]:
 
 
 def in_turns(cases: Sequence[Case], seconds: float) -> list[float]:
-    """The median time of each case, in ms. They take turns, and change their order."""
+    """The median time of each case, in ms. The cases take turns in changing order."""
     times: list[list[float]] = [[] for _ in cases]
     order = list(zip(cases, times, strict=True))
     end = time.monotonic() + seconds * len(cases)
@@ -79,11 +79,11 @@ def in_turns(cases: Sequence[Case], seconds: float) -> list[float]:
             case()
             its_times.append(time.perf_counter() - start)
         order.reverse()
-    # The first of each makes the file, and fills the caches.
+    # The first run of each creates the file and fills the caches.
     return [statistics.median(each[1:]) * 1000 for each in times]
 
 
-# The floor: what a commit and a load cannot do without
+# The floor: the least work that a commit and a load need
 
 
 def commit_by_hand(path: str, encode: Callable[[Any], bytes], value: Any) -> None:
@@ -172,12 +172,12 @@ def compare_with_sqlite(folder: str, seconds: float, most: int) -> None:
         print(f'{count:9}', *(f'{ms:9.3f} ={ms / smallest:6.1f} x' for ms in times))
 
 
-# JSON in a process that has loaded much
+# JSON in a process with many classes
 
 
 def commit_among(classes: int, seconds: float) -> float:
     kept = [type(f'Class{i}', (dict,), {}) for i in range(classes)]
-    # In memory, where a commit is not much more than its JSON.
+    # In memory, where a commit takes little longer than its JSON.
     with tempfile.TemporaryDirectory(dir='/dev/shm') as folder:
         store = atomic_store.open(f'{folder}/state.json')
         store.value = records(100)
@@ -189,7 +189,7 @@ def commit_among(classes: int, seconds: float) -> float:
 def compare_with_many_classes(seconds: float) -> None:
     times: dict[int, list[float]] = {0: [], 4000: []}
     for _, classes in itertools.product(range(5), times):
-        # A process of its own for each, as classes may stay.
+        # Each in its own process, because classes may stay.
         with ProcessPoolExecutor(1, mp_context=get_context('spawn')) as process:
             work = process.submit(commit_among, classes, seconds / 5)
             times[classes].append(work.result())

@@ -1,7 +1,7 @@
-"""A process of test_concurrency, to be killed: `python concurrency_worker.py WORK PATH MARK`.
+"""A process of test_concurrency, to kill: `python concurrency_worker.py WORK PATH MARK`.
 
-It writes its mark, a byte, to standard output for each thing that it has done, and `!` if
-it fails.
+After each read or commit, it writes its mark (a byte) to standard output. If it fails,
+it writes `!`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import atomic_store
 
 
 def value_of(number: int) -> list[int]:
-    """A value that tells by its first item how the rest of it should be."""
+    """A value whose first item tells what the rest must be."""
     return [number] * (1, 200, 20000)[number % 3]
 
 
 def read_whole(path: str | os.PathLike[str]) -> None:
     if os.name == 'nt':
-        time.sleep(0.05)  # a file that is always open cannot be replaced there
+        time.sleep(0.05)  # there, a file that is always open cannot be replaced
     value: list[int] = atomic_store.open(path).value
     assert value == value_of(value[0])
 

@@ -1,4 +1,4 @@
-"""What all tests can ask for."""
+"""Fixtures and options for all tests."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(_NoSkips())
 
 
-# Why a test may be skipped all the same: it needs what this system will never have.
+# Tests that may be skipped all the same: this system will never have what they need.
 _NEVER = (
     ('needs Linux', 'needs POSIX', 'needs root')
     if os.name == 'nt'
@@ -54,7 +54,7 @@ class _NoSkips:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder in which everybody may write; pytest's own are closed to others."""
+    """A folder in which everybody may write. Others cannot enter pytest's own."""
     with tempfile.TemporaryDirectory() as name:
         os.chmod(name, 0o777)
         yield Path(os.path.realpath(name))
@@ -72,8 +72,8 @@ def temporary_file(
 ) -> str:
     """Run the test with each kind of temporary file that the system has.
 
-    One without a name is copied where hard links are refused, as on Android. No file
-    system of the tests does that, so there the function does.
+    If hard links are refused, as on Android, a file without a name is copied. No file
+    system in the tests refuses them, so here `os.link` does.
     """
 
     link = os.link

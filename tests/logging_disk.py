@@ -1,7 +1,7 @@
 """A disk that logs what it is told to write, and when to flush.
 
-It is a file, for a loop device to lie on: a FUSE file system of just that file, served
-by a process of its own. Its log tells what may be on a disk after a power cut.
+The disk is a file for a loop device: the only file of a FUSE file system, which runs in
+its own process. The log tells what may be on a disk after a power cut.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import pytest
 
-# Of the libraries that mfusepy knows, the other one cuts each write into pages.
+# mfusepy knows two libraries. The other one cuts each write into pages.
 os.environ.setdefault('FUSE_LIBRARY_NAME', 'fuse3')
 try:
     mfusepy = pytest.importorskip('mfusepy')
@@ -39,7 +39,7 @@ class Entry(NamedTuple):
 
 @contextmanager
 def logging_disk(disk: Path, image: Path, log: Path) -> Iterator[None]:
-    """Make `disk` a file that holds and changes what `image` does, and write `log`.
+    """Make `disk` a file with the content of `image`, and log its writes to `log`.
 
     The size of the log is the time of this disk.
     """
@@ -54,7 +54,7 @@ def logging_disk(disk: Path, image: Path, log: Path) -> Iterator[None]:
         yield
     finally:
         subprocess.run(['umount', '--lazy', disk], check=True)
-        server.join()  # it ends once no loop device lies on the disk any more
+        server.join()  # it ends when no loop device uses the disk any more
         ours.close()
 
 
@@ -73,9 +73,9 @@ def entries(log: Path) -> Iterator[Entry]:
 
 
 class _LoggingDisk:
-    """The operations, by the names and with the arguments that mfusepy gives them."""
+    """The operations, with the names and arguments of mfusepy."""
 
-    use_ns = True  # else mfusepy warns
+    use_ns = True  # otherwise, mfusepy warns
 
     def __init__(self, image: int, log: int, ready: Connection) -> None:
         self._image, self._log, self._ready = image, log, ready

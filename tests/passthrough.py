@@ -1,7 +1,7 @@
-"""A file system of the tests' own: a folder, shown elsewhere, that refuses what it is told to.
+"""A file system for tests: it shows a folder elsewhere, and refuses some operations.
 
-It runs in a process of its own, in user space (FUSE, through mfusepy). The tests set up
-and look at the folder itself, and commit in the place where it is shown.
+It runs in its own process, in user space (FUSE, through mfusepy). The tests prepare and
+inspect the folder itself, and commit where it is shown.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-# Debian has both, and which one is found first depends on what else is installed.
+# Debian has both. Which one is found first depends on what else is installed.
 os.environ.setdefault('FUSE_LIBRARY_NAME', 'fuse3')
 try:
     mfusepy = pytest.importorskip('mfusepy')
@@ -33,7 +33,7 @@ STATUS = ('st_mode', 'st_nlink', 'st_uid', 'st_gid', 'st_size', 'st_ino', 'st_bl
 
 
 def operation(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Refuse the operation if it is told to, else hand the method the folder's own path."""
+    """Refuse the operation if asked to, else call the method with the real path."""
 
     @functools.wraps(method)
     def refusable(self: Passthrough, path: str, *details: Any) -> Any:
@@ -50,20 +50,20 @@ def operation(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Passthrough:
-    """The operations, by the names and with the arguments that mfusepy gives them."""
+    """The operations, with the names and arguments of mfusepy."""
 
     use_ns = True
 
     def __init__(self, source: Path) -> None:
         self.source = os.fspath(source)
         self.log = f'{source}.log'
-        # In memory that is shared with the tests.
+        # In memory shared with the tests.
         self.pattern, self.error = RawArray('c', 100), RawValue('i')
         self.left, self.refused = RawValue('i'), RawValue('i')
 
     @contextmanager
     def refusing(self, pattern: str, error: int, times: int = 10**6) -> Iterator[None]:
-        """Answer the next operations that look like this with this error."""
+        """Answer the next operations that match the pattern with this error."""
         self.pattern.value, self.error.value = pattern.encode(), error
         self.left.value, self.refused.value = times, 0
         yield
@@ -185,9 +185,9 @@ def shown(operations: Passthrough, place: Path) -> Iterator[None]:
 
 
 def serve(operations: Any, place: Path, pipe: Connection) -> None:
-    os.umask(0)  # the kernel applies that of who creates a file
+    os.umask(0)  # the kernel applies the umask of the process that creates a file
     operations.init = lambda _: pipe.send('ready')
-    # Nothing is remembered, so that each operation is asked for.
+    # Without caches, so that the kernel asks for each operation.
     options = {'attr_timeout': 0, 'entry_timeout': 0, 'hard_remove': True}
     mfusepy.FUSE(
         operations,

@@ -1,4 +1,4 @@
-"""What several test files need: reasons to skip, stores, folders, mounts, other users."""
+"""Helpers for several test files: skips, stores, folders, mounts, other users."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ root = pytest.mark.skipif(
 
 
 def command(name: str) -> pytest.MarkDecorator:
-    """Skip a test where a program of Linux is missing."""
+    """Skip a test if a Linux program is missing."""
     missing = name if sys.platform == 'linux' else 'Linux'
     return pytest.mark.skipif(shutil.which(name) is None, reason=f'needs {missing}')
 
@@ -36,7 +36,7 @@ def command(name: str) -> pytest.MarkDecorator:
 
 
 def a_store(folder: Path, name: str = 'state.json') -> atomic_store.AtomicStore:
-    """Make a store with an old value in its file, and a long new one to commit."""
+    """Make a store with an old value in its file and a long new value to commit."""
     store = atomic_store.open(folder / name, 'old')
     store.commit()
     store.value = 'new' * 10_000
@@ -44,9 +44,9 @@ def a_store(folder: Path, name: str = 'state.json') -> atomic_store.AtomicStore:
 
 
 def commits(store: atomic_store.AtomicStore) -> list[str]:
-    """Commit, which leaves the new value and nothing else.
+    """Commit. Check that this leaves the new value and nothing else.
 
-    Returns the names that the temporary file had while it was written: one or none.
+    Returns the names that the temporary file had during the write: one or none.
     """
     path, format = Path(os.fsdecode(store.path)), store.format
     before = set(names(path.parent))
@@ -71,9 +71,9 @@ def fails(
     number: int,
     obstacle: AbstractContextManager[object] | None = None,
 ) -> list[str]:
-    """Commit, which ends in this error and leaves everything as it was.
+    """Commit. Check that this raises the error and leaves everything as it was.
 
-    Returns the notes of the error but the first, which names the file.
+    Returns the notes of the error except the first one, which names the file.
     """
     path = Path(os.fsdecode(store.path))
     its_own_type = type(OSError(number, ''))
@@ -102,7 +102,7 @@ def names(folder: Path) -> list[str]:
 
 @contextmanager
 def left_alone(folder: Path) -> Iterator[None]:
-    """See that a folder holds the same as before, and no descriptor stays open."""
+    """Check that a folder is unchanged, and that no descriptor stays open."""
     before = _contents(folder), descriptors()
     yield
     assert (_contents(folder), descriptors()) == before
@@ -117,7 +117,7 @@ def _contents(folder: Path) -> dict[str, tuple[object, ...]]:
 
 
 def descriptors() -> list[int]:
-    """Return those that are open."""
+    """Return the open descriptors."""
     found = []
     for descriptor in range(256):
         with contextlib.suppress(OSError):
@@ -148,10 +148,9 @@ def in_child(
     gid: int | None = None,
     groups: list[int] | None = None,
 ) -> Any:
-    """Call a function in a forked child, as a user if one is given.
+    """Call a function in a forked child, as another user if one is given.
 
-    Returns what it returns, and raises what it raises, which both must be fit to be
-    pickled.
+    Returns what it returns, or raises what it raises. Either must be picklable.
     """
     read, write = os.pipe()
     child = os.fork()

@@ -1,6 +1,6 @@
-"""BSON with either of the two packages of that name, and all the rest with neither.
+"""BSON with either of the two packages of that name, and everything else without them.
 
-These tests take the package that is installed: the standalone `bson`, or PyMongo's.
+The tests use the package that is installed: the standalone `bson`, or PyMongo's.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def format(request: pytest.FixtureRequest, bson: Any) -> Any:
 
 
 def encoded(bson: Any, document: Any) -> bytes:
-    """What the package itself makes of a document; PyMongo's has no `dumps`."""
+    """What the package itself writes for a document. PyMongo's has no `dumps`."""
     data = bson.dumps(document) if hasattr(bson, 'dumps') else bson.encode(document)
     assert isinstance(data, bytes)
     return data
@@ -50,7 +50,7 @@ def test_a_document_is_written_as_the_package_writes_it(
 
 
 @pytest.mark.parametrize('value', [[1], 'text', None, {'key': object()}])
-def test_what_is_no_document_is_refused_and_the_file_left_alone(
+def test_a_value_that_is_no_document_is_refused_and_the_file_left_alone(
     tmp_path: Path, bson: Any, format: Any, value: Any
 ) -> None:
     path = tmp_path / 'store'

@@ -1,4 +1,4 @@
-"""Everybody at once: many threads and processes with stores on one file.
+"""Many threads and processes with stores on one file, all at once.
 
 `pytest -s` shows the figures.
 """
@@ -83,7 +83,7 @@ def test_a_kill_leaves_a_whole_value_and_at_most_a_temporary_file(
             pass
 
     def wait() -> str:
-        """Wait until somebody has done something, and return all that was done."""
+        """Wait until a worker has written a mark, and return all marks."""
         marks = os.read(report, 2**16).decode()
         assert '!' not in marks
         done.update(marks)
@@ -102,12 +102,12 @@ def test_a_kill_leaves_a_whole_value_and_at_most_a_temporary_file(
         for mark in readers:
             start('read', mark)
         for _ in range(KILLS):
-            # At a moment that has nothing to do with what the writers do.
+            # At a moment that does not depend on what the writers do.
             time.sleep(chance.random() / 200)
             mark = writers.pop(chance.randrange(len(writers)))
             kill(mark)
             read_whole(path)
-            # A mark that is not left from the one that was killed.
+            # A mark that the killed worker cannot have left.
             writers.append(mark.swapcase())
             start('commit', writers[-1])
     finally:

@@ -1,7 +1,7 @@
 """An error keeps its type and identity, says what to do, and costs no data.
 
-The notes on errors of the system are tested beside those: see test_limits,
-test_temporary and test_windows.
+Notes on system errors are tested with those errors: see test_limits, test_temporary
+and test_windows.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ def path(tmp_path: Path) -> Path:
 
 
 def hints(error: BaseException, action: str, path: str | Path) -> list[str]:
-    """The notes of the package but the first, which names the file."""
+    """The package's notes except the first one, which names the file."""
     first, *others = notes(error)
     assert first == f'while {action} {str(path)!r}'
-    # From Python 3.14 on, json and pickle add notes of their own.
+    # From Python 3.14 on, json and pickle add their own notes.
     return [note for note in others if not note.startswith('when serializing ')]
 
 
@@ -74,7 +74,7 @@ def test_a_traceback_says_after_the_error_which_file_and_what_to_do(path: Path) 
     assert lines[-1].startswith('JSON does not know this type')
 
 
-def test_a_format_that_adds_notes_has_them_after_the_name_of_the_file(
+def test_the_notes_of_a_format_come_after_the_name_of_the_file(
     path: Path,
 ) -> None:
     def loads(data: bytes) -> None:
@@ -116,7 +116,7 @@ def test_nothing_is_printed_or_logged(
         ('pickle', pickle.dumps([1])[:-1], pickle.UnpicklingError),
     ],
 )
-def test_what_cannot_be_loaded_is_an_error_of_the_format_and_never_the_default(
+def test_a_file_that_cannot_be_loaded_is_an_error_and_never_the_default(
     path: Path, format: str, content: bytes, error: type[Exception]
 ) -> None:
     path.write_bytes(content)
@@ -142,7 +142,7 @@ def test_a_device_without_content_is_an_error_that_does_not_say_to_delete_it() -
     assert hints(raised.value, 'loading', Path(os.devnull)) == []
 
 
-def test_a_missing_file_within_a_format_is_not_a_missing_store(path: Path) -> None:
+def test_a_file_that_a_format_misses_does_not_give_the_default(path: Path) -> None:
     class Includes(atomic_store.AbstractFormatBstr):
         def loads(self, data: bytes) -> bytes:
             return Path(os.fsdecode(data)).read_bytes()
@@ -217,7 +217,7 @@ def test_a_link_into_a_missing_folder_is_an_error_that_names_that_folder(
 
 
 @pytest.mark.parametrize('path', ['~/state.json', b'~/state.json', Path('~/a/b')])
-def test_a_tilde_that_is_no_folder_is_an_error_that_names_expanduser(
+def test_a_tilde_that_is_not_a_folder_is_an_error_that_names_expanduser(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -264,7 +264,7 @@ def test_a_dump_may_write_nothing_and_return_no_content(
 
 
 def formats(dumps: Callable[[Any], Any]) -> list[Any]:
-    """Formats of each of the three kinds that write what a function returns."""
+    """A format of each of the three kinds. Each writes what the function returns."""
     return [
         SimpleNamespace(dump=lambda value, file: file.write(dumps(value)), load=id),
         SimpleNamespace(dumps=dumps, loads=id),
@@ -328,7 +328,7 @@ def test_reading_the_wrong_kind_of_string_is_an_error_that_names_is_binary(
 
 @pytest.mark.parametrize('is_binary', [True, False])
 @pytest.mark.parametrize('data', [None, 1, ['text'], {}, object(), Path('path')])
-def test_returning_no_string_is_an_error_that_names_what_came_and_not_is_binary(
+def test_returning_no_string_is_an_error_that_names_the_type_and_not_is_binary(
     path: Path, data: Any, is_binary: bool
 ) -> None:
     of_dumps, of_encode = (
@@ -357,7 +357,7 @@ def test_writing_no_string_is_an_error_that_does_not_name_is_binary(
         (lambda data: data.encode().encode(), False),
     ],
 )
-def test_a_mistake_in_reading_that_is_binary_does_not_cure_does_not_name_it(
+def test_an_error_in_reading_that_is_binary_cannot_fix_does_not_name_it(
     path: Path, loads: Callable[[Any], Any], is_binary: bool
 ) -> None:
     path.write_text('content')
@@ -422,7 +422,7 @@ def test_an_instance_with_the_same_error_or_a_class_with_another_has_no_such_not
 
 @dataclass(frozen=True)
 class FrozenError(Exception):
-    """Lets no attribute be set, `__notes__` included."""
+    """Refuses to set any attribute, even `__notes__`."""
 
     reason: str = ''
 
@@ -484,7 +484,7 @@ class UnrelatedError(Exception):
         FileNotFoundError('of the format'),
     ],
 )
-def test_an_error_that_only_reads_like_one_that_is_known_names_the_file_alone(
+def test_an_error_that_only_looks_like_a_known_one_has_no_note_but_the_file(
     path: Path, error: Exception
 ) -> None:
     def fail(argument: Any) -> Any:

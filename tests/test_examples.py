@@ -21,7 +21,7 @@ TEXT = README.read_text(encoding='utf-8')
 
 
 def run(example: Example) -> None:
-    """Run a block, and compare what it prints with what its comments say."""
+    """Run a block, and compare its output with its comments."""
     source = example.parsed
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
@@ -54,7 +54,7 @@ def test_readme(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def packages() -> dict[str, str]:
-    """Return what the README's table gives to `open` for each package."""
+    """Return the arguments of `open` for each package in the README's table."""
     rows = TEXT.partition('| `format` | other arguments |')[2].partition('\n\n')[0]
     found = {}
     for row in rows.splitlines()[2:]:
@@ -74,7 +74,7 @@ def test_a_package_works_as_it_is(name: str, tmp_path: Path) -> None:
     assert atomic_store.open(tmp_path / 'file', **arguments).value == value
 
 
-def test_the_commands_of_the_readme_set_up_an_environment_of_their_own() -> None:
+def test_the_commands_of_the_readme_set_up_their_own_environment() -> None:
     commands = re.findall(r'^```sh\n(.*?)^```$', TEXT, re.MULTILINE | re.DOTALL)
     assert len(commands) == 2
     for command in commands:

@@ -1,4 +1,4 @@
-"""A program that ends well keeps its value, and commits work until its very end."""
+"""A program that exits with success commits, and commits work until the very end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize('code', [None, 0, False])
-def test_an_exit_with_success_commits_and_passes_on(
+def test_an_exit_with_success_commits_and_propagates(
     path: Path, code: int | None
 ) -> None:
     store = atomic_store.open(path)
@@ -33,7 +33,7 @@ def test_an_exit_with_success_commits_and_passes_on(
 
 
 @pytest.mark.parametrize('code', [1, -1, True, 'message', '', 0.0, []])
-def test_an_exit_with_failure_commits_nothing_and_passes_on(
+def test_an_exit_with_failure_commits_nothing_and_propagates(
     path: Path, code: object
 ) -> None:
     store = atomic_store.open(path)
@@ -72,7 +72,7 @@ def test_an_exit_whose_commit_fails_raises_the_error_of_the_commit(path: Path) -
     assert store.level == 0
 
 
-# By then, builtins are gone: `open`, for one.
+# By then, builtins such as `open` are gone.
 PROGRAM = """
 import atexit
 import sys

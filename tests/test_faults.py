@@ -1,7 +1,7 @@
-"""Whichever system call of a commit fails, or is the last one, the value is whole.
+"""If a commit fails or is killed at any of its system calls, the value is whole.
 
-A child process commits, and strace withholds one of its calls: the call returns an
-error instead, or the child is killed there (strace(1), "Tampering").
+A child process commits, and strace tampers with one of its calls: the call returns an
+error, or the child is killed there (strace(1), "Tampering").
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ pytestmark = [
     pytest.mark.parametrize('is_named', [False, True], ids=['unnamed', 'named']),
 ]
 
-# The errors, and the calls that each of them fits.
+# The errors, and the calls that may fail with each.
 ERRORS = {
     'EIO': '.*',
     'ENOSPC': '.*',
@@ -60,7 +60,7 @@ ERRORS = {
     'ENODATA': 'getxattr|fremovexattr',
 }
 
-# Answers which say that the file has no ACL, and so can be believed.
+# Errors which say that the file has no ACL. A commit may believe them.
 NO_ACL = {('listxattr', 'EOPNOTSUPP'), ('getxattr', 'ENODATA')}
 
 # For the owner, user 1, the group, the mask and others (linux/posix_acl_xattr.h).
@@ -78,7 +78,7 @@ fork = multiprocessing.get_context('fork')
 
 
 class Commit(NamedTuple):
-    """What came of a commit in the child, and what was found after it."""
+    """The result of a commit in the child, and what was found after it."""
 
     error: int | None
     leaked: set[str]
@@ -94,13 +94,13 @@ def encode(name: str, target: str) -> bytes:
 
 
 def prepare(base: Path, target: str) -> Path:
-    """Make what the store is opened on, and return its path."""
+    """Make the file or link to open, and return its path."""
     shutil.rmtree(base, ignore_errors=True)
     path = base / 'folder' / 'value'
     path.parent.mkdir(parents=True)
     if target in ('file', 'attributes', 'link'):
         path.write_bytes(encode('old', target))
-    if target == 'file':  # the folder gives new files a list, to be taken off again
+    if target == 'file':  # the folder gives new files a list, which must be removed
         os.setxattr(path.parent, 'system.posix_acl_default', ACL)
     if target == 'attributes':
         os.setxattr(path, 'user.x', b'kept')
@@ -112,7 +112,7 @@ def prepare(base: Path, target: str) -> Path:
 
 
 def look(base: Path, target: str) -> tuple[str, list[str]]:
-    """Return which value the file holds, and what else there is."""
+    """Return which value the file holds, and the other names in the folder."""
     path = base / 'folder' / 'value'
     left = sorted({p.name for p in base.rglob('*')} - {'folder', 'value', 'link'})
     if not path.exists():
@@ -122,7 +122,7 @@ def look(base: Path, target: str) -> tuple[str, list[str]]:
 
 
 def is_opened(base: Path, target: str) -> bool:
-    """Whether the file is without its ACL, and with the permissions of its mask."""
+    """Whether the file has lost its ACL but has the permissions of the ACL's mask."""
     path = base / 'folder' / 'value'
     return (
         target == 'attributes'
@@ -132,8 +132,8 @@ def is_opened(base: Path, target: str) -> bool:
 
 
 def commit_twice(pipe: Connection, base: Path, target: str, is_named: bool) -> None:
-    """Commit and say what came of it, each time the parent says so."""
-    # The Yama module can keep a process from being traced by all but its parents.
+    """Commit and report the result, each time the parent says so."""
+    # The Yama module may allow only a process's parents to trace it.
     ctypes.CDLL(None).prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY, 0, 0, 0)
     if is_named:
         _files._O_TMPFILE = None
@@ -160,9 +160,9 @@ def commit_twice(pipe: Connection, base: Path, target: str, is_named: bool) -> N
 def run(
     base: Path, target: str, is_named: bool, *tampering: str
 ) -> tuple[str, list[Commit], str]:
-    """Return the value at first, what came of two commits, and the trace.
+    """Return the value at first, the results of two commits, and the trace.
 
-    Nothing comes of a commit in which the child is killed.
+    A commit in which the child is killed has no result.
     """
     ours, theirs = fork.Pipe()
     child = fork.Process(
@@ -222,7 +222,7 @@ def test_after_an_error_at_any_system_call_the_value_is_whole_and_nothing_is_lef
                 assert not commit.left, point
                 assert not commit.warnings, point
                 assert not commit.is_opened or (call, error) in NO_ACL, point
-                # What strace withholds from close() stays open.
+                # If strace makes close() fail, the descriptor stays open.
                 assert not commit.leaked or call == 'close', point
             tally[first.value] += 1
     print(f'{tally.total()} errors: {dict(tally)}, 0 left behind')
@@ -252,6 +252,6 @@ def test_a_kill_at_any_system_call_leaves_a_whole_value_and_nothing_else(
         for (name,) in left.values():
             assert re.fullmatch(r'\..*atomic_store.*', name)
     else:
-        # The one unavoidable point: Linux gives a file its first name in one call
-        # (linkat), and lets that name take the place of another in the next.
+        # The one unavoidable point: Linux needs two calls, one to give a file its first
+        # name (linkat), and one to replace another file (rename).
         assert [re.sub('(at2?)? .*', '', point) for point in left] == ['rename']

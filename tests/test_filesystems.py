@@ -1,8 +1,9 @@
-"""Wherever a temporary file can be renamed, a commit works: real file systems.
+"""A commit works wherever a temporary file can be renamed, on real file systems.
 
-Each is mounted by the commands below, in a folder with an empty `disk`, the empty folders
-`mounted`, `upper`, and `work`, and a folder `source` in which there is already something.
-Plain atomicwrites does the same as the store, for comparison. `pytest -s` shows the table.
+The commands below mount each file system, in a folder with an empty file `disk`, the
+empty folders `mounted`, `upper` and `work`, and a folder `source` with a file in it.
+For comparison, plain atomicwrites does the same as the store. `pytest -s` shows the
+table.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ FILE_SYSTEMS = {
     'bindfs --xattr-none': 'bindfs --xattr-none source mounted',
     'bindfs --perms': 'bindfs --perms=0644:u+D --force-user=nobody source mounted',
     'rclone': 'rclone mount --daemon :local:source mounted',
-    # With the server that it would ask for at the other end, and no ssh between.
+    # Talks directly to the server that it would start through ssh.
     'sshfs': (
         'echo exec /usr/lib/openssh/sftp-server >sftp; chmod +x sftp;'
         ' sshfs -o ssh_command=$PWD/sftp here:$PWD/source mounted'
@@ -84,20 +85,20 @@ if os.path.exists('/sys/fs/ext4/features/casefold'):
         'mkfs.ext4 -q -O casefold disk; mount -o loop disk mounted;'
         ' mkdir mounted/folder; chattr +F mounted/folder'
     )
-# Where permissions cannot be set, the file stays as it was created: its owner's alone.
+# If permissions cannot be set, the file stays as it was created: for its owner only.
 NOT_KEPT = {'bindfs --chmod-deny': {'mode'}, 'bindfs --chmod-ignore': {'mode'}}
 
 
 @contextlib.contextmanager
 def mounted(base: Path, script: str) -> Iterator[Path]:
-    """Mount a file system in a folder, and give a folder in it with an old file."""
+    """Mount a file system, and give a folder in it with an old file."""
     for name in 'mounted', 'source/folder', 'upper', 'work':
         (base / name).mkdir(parents=True)
     make_old_file(base / 'source/folder/lower.json')
     with open(base / 'disk', 'wb') as disk:
-        disk.truncate(320 << 20)  # less than this, mkfs.xfs does not take
+        disk.truncate(320 << 20)  # mkfs.xfs refuses less
     try:
-        with open(base / 'log', 'wb') as log:  # a pipe would stay open to the servers
+        with open(base / 'log', 'wb') as log:  # the servers would keep a pipe open
             subprocess.run(
                 script,
                 check=False,
@@ -122,7 +123,7 @@ def mounted(base: Path, script: str) -> Iterator[Path]:
 
 def make_old_file(path: Path) -> None:
     path.write_text('"old"')
-    # What a file system does not know, or keep, it need not.
+    # A file system need not support or keep all of these.
     with contextlib.suppress(OSError):
         os.setxattr(path, 'user.note', b'any')
     with contextlib.suppress(OSError):
@@ -131,7 +132,7 @@ def make_old_file(path: Path) -> None:
         os.chown(path, ALICE, TEAM)
 
 
-# The two that are compared
+# The two ways to replace a file
 
 Write = Callable[[Path, str], None]
 
@@ -164,7 +165,7 @@ def replace(folder: Path, write: Write) -> None:
 
 
 def replace_lower(folder: Path, write: Write) -> None:
-    """Of a file system that shows another one: a file that was there."""
+    """Replace a file that was in the folder before it was mounted."""
     path = folder / 'lower.json'
     if path.exists():
         write(path, 'new')
@@ -172,7 +173,7 @@ def replace_lower(folder: Path, write: Write) -> None:
 
 
 def follow(folder: Path, write: Write) -> None:
-    """Write through a symbolic link, where there is such a thing."""
+    """Write through a symbolic link, if the file system has them."""
     path, link = folder / 'target.json', folder / 'link.json'
     path.write_text('"old"')
     with contextlib.suppress(OSError):
@@ -196,7 +197,7 @@ def beside_a_reader(folder: Path, write: Write) -> None:
     def read() -> set[str]:
         values = set()
         while running:
-            with contextlib.suppress(OSError):  # rclone's, for one
+            with contextlib.suppress(OSError):  # for example with rclone
                 values.add(load(path))
         return values
 
@@ -213,12 +214,12 @@ def beside_a_reader(folder: Path, write: Write) -> None:
 STEPS = (create, replace, replace_lower, follow, ten_times, beside_a_reader)
 
 
-# What cannot be done with plain atomicwrites either.
+# What fails with plain atomicwrites, too.
 CANNOT = {
     'squashfs': {step.__name__ for step in STEPS},
-    # A file that is renamed to the name of another gets the other one's content.
+    # A file that is renamed onto another gets the other one's content.
     'archivemount': {'replace', 'ten_times', 'beside_a_reader'},
-    # Reads garbage at times, while a file is replaced.
+    # Sometimes reads garbage while a file is replaced.
     'encfs': {'beside_a_reader'},
 }
 
@@ -238,7 +239,7 @@ def failures(folder: Path, write: Write) -> dict[str, str]:
 
 
 def commit_and_look(folder: Path) -> tuple[set[str], bool]:
-    """Find out what a commit does not keep, and if the temporary file has a name."""
+    """Find out what a commit loses, and whether the temporary file has a name."""
     path, names = folder / 'kept.json', list[str]()
     make_old_file(path)
 
@@ -296,6 +297,6 @@ def test_a_commit_works_wherever_plain_atomicwrites_does(
             f'  {"named" if is_named else "unnamed"}, not kept: {changed or "nothing"}'
         )
         assert changed == NOT_KEPT.get(name, set())
-        # libfuse hides a file that is removed while somebody has it open.
+        # libfuse hides a file that is removed while it is open.
         left = [n for n in os.listdir(folder) if not n.startswith('.fuse_hidden')]
         assert not [name for name in left if not name.endswith('.json')]

@@ -1,4 +1,4 @@
-"""What a format is: every row of the table, and real libraries handed over as they are."""
+"""What a format is: every row of the table, and real libraries used as they are."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_pickle_is_binary(path: Path, format: Any) -> None:
     assert atomic_store.open(path, format=format).value == {1, 2}
 
 
-# The three pairs, each leaving its mark in the file, and what it was given as well.
+# The three pairs. Each writes its name and its arguments to the file.
 
 
 def dump(value: Any, file: Any, **kwargs: Any) -> None:
@@ -142,7 +142,7 @@ def test_the_first_whole_pair_counts_and_gets_the_kwargs(
         SimpleNamespace(dump=1, load=2),
     ],
 )
-def test_an_unknown_format_is_refused_with_what_would_do(
+def test_an_unknown_format_is_refused_with_a_list_of_the_known_ones(
     path: Path, format: Any
 ) -> None:
     with pytest.raises(ValueError, match='unknown format') as raised:
@@ -206,7 +206,7 @@ def test_a_base_class_may_be_given_as_a_class_or_an_instance(
 
 
 @pytest.mark.parametrize('format', [Reader, Reader(), BstrReader, BstrReader()])
-def test_a_subclass_that_only_loads_is_fit_to_read(path: Path, format: Any) -> None:
+def test_a_subclass_that_only_loads_can_read(path: Path, format: Any) -> None:
     path.write_bytes(b'one two')
     store = atomic_store.open(path, format=format)
     assert store.value == [b'one', b'two']
@@ -241,7 +241,7 @@ def test_wrap_binary_format_makes_a_file_format_of_dumps_and_loads(path: Path) -
     assert atomic_store.open(path, format=format).format is format
 
 
-def test_is_binary_says_what_a_format_is_handed(path: Path) -> None:
+def test_is_binary_says_what_a_format_gets(path: Path) -> None:
     handed = []
     format = SimpleNamespace(
         dump=lambda value, file: handed.append(isinstance(file, io.TextIOBase)),
@@ -265,7 +265,7 @@ def test_a_text_store_takes_and_gives_str_as_it_is(path: Path, format: Any) -> N
     assert atomic_store.open(path, None, format, is_binary=False).value == text
 
 
-# Each library, as it is handed to a store, and what reads its files without us. Those
+# Each library, as a store gets it, and what reads its files without a store. Libraries
 # that write text need is_binary=False.
 TEXT = {'is_binary': False}
 # Without it jsonpickle warns that this will be the default.
@@ -308,7 +308,7 @@ LIBRARIES: dict[str, tuple[dict[str, Any], str | Callable[[bytes], Any]]] = {
 
 @pytest.fixture
 def format(library: str) -> Any:
-    """The library's module, or what of it is a format. Skips where it is missing."""
+    """The library's module, or its part that is a format. Skips if it is missing."""
     module = needed(library)
     return module.YAML(typ='safe') if library == 'ruamel.yaml' else module
 
@@ -322,7 +322,7 @@ def options(library: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize('library', LIBRARIES)
-def test_a_library_is_handed_over_as_it_is(
+def test_a_library_works_as_it_is(
     path: Path, library: str, format: Any, options: dict[str, Any]
 ) -> None:
     with atomic_store.open(path, {}, format, **options) as store:
@@ -341,8 +341,8 @@ def test_a_library_is_handed_over_as_it_is(
     }
 
 
-# ruamel.yaml writes to a file of either kind, and of what the file raises, cbor2 before
-# version 6 makes a SystemError.
+# ruamel.yaml writes to both kinds of file. cbor2 before version 6 turns an error of the
+# file into a SystemError.
 @pytest.mark.parametrize('library', sorted(set(LIBRARIES) - {'ruamel.yaml', 'cbor2'}))
 def test_the_wrong_kind_of_file_is_an_error_that_names_is_binary(
     path: Path, format: Any, options: dict[str, Any]

@@ -1,4 +1,4 @@
-"""Whichever line of a commit an interrupt comes at, the value is whole."""
+"""At whichever line of a commit an interrupt comes, the value is whole."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ FORMATS: dict[str, Any] = {
 def interrupt(
     act: Act, store: AtomicStore, number: int
 ) -> tuple[str | None, BaseException | None]:
-    """Interrupt at the line of this number; return where, and what comes of it.
+    """Interrupt at the line with this number. Return the place and the result.
 
     Both are None if there are fewer lines.
     """
@@ -78,8 +78,8 @@ def interrupt(
 
     def on_call(frame: FrameType, event: str, arg: object) -> Any:
         if frame.f_code is AtomicStore.__exit__.__code__:
-            # An interrupt at its first line comes before any code that could count the
-            # level down: `with` does not prevent that (https://bugs.python.org/issue29988).
+            # An interrupt at its first line comes before any code that could lower the
+            # level. `with` does not prevent that (https://bugs.python.org/issue29988).
             return before_first_line
         return on_line if frame.f_code.co_filename in FILES else None
 
@@ -98,14 +98,14 @@ def interrupt(
 
 @pytest.fixture
 def memory() -> Iterator[Path]:
-    """A folder in memory, as thousands of commits would take long on a disk."""
+    """A folder in memory, because thousands of commits would take long on a disk."""
     with tempfile.TemporaryDirectory(dir='/dev/shm') as name:
         yield Path(name)
 
 
 @pytest.fixture
 def _quick_collections() -> Iterator[None]:
-    """Let gc.collect() look at nothing older than the test."""
+    """Make gc.collect() ignore everything older than the test."""
     gc.freeze()
     yield
     gc.unfreeze()
@@ -145,7 +145,7 @@ def test_an_interrupt_at_any_line_leaves_a_whole_value_and_a_usable_store(
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter('always')
             place, error = interrupt(act, store, number)
-            # While the error still keeps Python from closing things of itself.
+            # The error keeps the files alive, so Python has not closed them by itself.
             assert os.listdir('/proc/self/fd') == descriptors, place
             assert os.listdir(memory) == ['value'] * path.exists(), place
             del error

@@ -1,4 +1,4 @@
-"""JSON: byte for byte what the standard library makes of the same value."""
+"""JSON is byte for byte what the standard library writes for the same value."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Whole(int):
 
 
 class Falsy(list[Any]):
-    """Empty to `json.dump`, which asks it, but not to the encoder of `json.dumps`."""
+    """Empty for `json.dump`, which asks for its truth, but not for `json.dumps`."""
 
     def __bool__(self) -> bool:
         return False
@@ -93,7 +93,7 @@ def expected(value: Any, kwargs: dict[str, Any]) -> bytes:
 
 
 def result(function: Callable[[], Any]) -> Any:
-    """What a function returns, or the type of what it raises."""
+    """What a function returns, or the type of the error that it raises."""
     try:
         return function()
     except Exception as error:  # noqa: BLE001 - the caller compares it
@@ -166,7 +166,7 @@ arguments = st.fixed_dictionaries(
 @example(value=CIRCULAR, kwargs={'check_circular': False})
 @example(value=1, kwargs={'no_such_argument': 1})
 @example(value='\ud800', kwargs={'ensure_ascii': False})
-def test_a_commit_writes_what_the_standard_library_does_or_raises_what_it_raises(
+def test_a_commit_writes_or_raises_the_same_as_the_standard_library(
     value: Any, kwargs: dict[str, Any]
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""A commit that fails for want of room or permission costs nothing, and works later."""
+"""A commit that fails for lack of space or permission loses nothing."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ import resource
 pytestmark = pytest.mark.usefixtures('temporary_file')
 
 
-# Room
+# Space
 
 
 @contextmanager
 def full(folder: Path) -> Iterator[None]:
-    """Have no room left on the file system."""
+    """Leave no space on the file system."""
     files = [folder / str(number) for number in range(100)]
     with pytest.raises(OSError, match='No space left'):
         for file in files:
@@ -58,7 +58,7 @@ def test_a_full_file_system(tmp_path: Path, size: str) -> None:
 
 @contextmanager
 def file_size_limit(size: int) -> Iterator[None]:
-    """Forbid to write larger files. Python ignores the signal that goes with it."""
+    """Forbid larger files. Python ignores the signal that the kernel sends."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -120,7 +120,7 @@ def test_a_read_only_mount(tmp_path: Path) -> None:
 
 @root
 def test_a_file_that_is_mounted_itself(tmp_path: Path) -> None:
-    """As containers do with a single file; it cannot be replaced from in there."""
+    """Containers mount single files like this. They cannot be replaced from inside."""
     (tmp_path / 'elsewhere').mkdir()
     store = a_store(tmp_path)
     (tmp_path / 'state.json').rename(tmp_path / 'elsewhere/state.json')

@@ -1,4 +1,4 @@
-"""Symbolic links are followed, and what is no regular file is left alone."""
+"""Symbolic links are followed, and anything but a regular file is left alone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = posix
 
 @pytest.fixture
 def folders(tmp_path: Path) -> Path:
-    """A folder with one for links in it, and one for the files that they lead to."""
+    """A folder that contains one folder for links and one for their targets."""
     (tmp_path / 'links').mkdir()
     (tmp_path / 'files').mkdir()
     return tmp_path
@@ -44,9 +44,7 @@ LINKS: dict[str, list[tuple[str, str]]] = {
 
 @linux
 @pytest.mark.parametrize('name', ['a file', 'the file'])  # one sorts before the link
-def test_a_link_to_a_file_that_has_no_path_any_more_is_refused(
-    tmp_path: Path, name: str
-) -> None:
+def test_a_link_to_a_file_without_a_path_is_refused(tmp_path: Path, name: str) -> None:
     with open(tmp_path / name, 'w+') as file:
         file.write('"old"')
         file.flush()
@@ -58,7 +56,7 @@ def test_a_link_to_a_file_that_has_no_path_any_more_is_refused(
 
 @pytest.mark.parametrize('dangling', [False, True], ids=['', 'dangling'])
 @pytest.mark.parametrize('links', LINKS.values(), ids=LINKS)
-def test_links_stay_and_what_they_lead_to_is_replaced(
+def test_links_stay_and_their_targets_are_replaced(
     folders: Path, links: list[tuple[str, str]], dangling: bool
 ) -> None:
     for link, target in links:
@@ -92,7 +90,7 @@ def test_a_link_that_the_kernel_does_not_follow_is_not_followed(folders: Path) -
             assert fails(store, errno.ELOOP) == []
 
 
-def test_a_link_changed_between_open_and_commit_is_followed_to_where_it_leads_then(
+def test_a_link_changed_after_open_is_followed_to_its_new_target(
     folders: Path,
 ) -> None:
     link = folders / 'links/state'
@@ -158,7 +156,7 @@ def a_device(kind: int, major: int, minor: int) -> Callable[[Path], None]:
             errno.EINVAL,
             id='socket',
         ),
-        # A node of one's own for what is behind /dev/null.
+        # The same device as /dev/null, but with its own node.
         pytest.param(
             a_device(stat.S_IFCHR, 1, 3), errno.EINVAL, id='null device', marks=root
         ),
@@ -167,12 +165,12 @@ def a_device(kind: int, major: int, minor: int) -> Callable[[Path], None]:
         ),
     ],
 )
-def test_what_is_no_regular_file_is_refused_and_left_as_it_is(
+def test_anything_but_a_regular_file_is_refused_and_left_as_it_is(
     folders: Path, make: Callable[[Path], None], number: int, through_a_link: bool
 ) -> None:
     path, link = folders / 'files/state', folders / 'links/state'
     link.symlink_to(path)
-    # Opened before there is something: to open a FIFO waits for somebody to write.
+    # Opened before the file exists: opening a FIFO waits for a writer.
     store = atomic_store.open(link if through_a_link else path, 'new')
     make(path)
     with left_alone(folders):

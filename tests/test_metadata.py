@@ -1,4 +1,4 @@
-"""What a commit keeps of a file, what it gives to a new one, and what it cannot keep."""
+"""What a commit keeps from the old file, what a new file gets, and what is not kept."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if sys.platform != 'linux':
 
 pytestmark = pytest.mark.usefixtures('temporary_file')
 
-# Who owns a file, unless the test says who.
+# The owner of a file, unless the test names another.
 ME, MY_GROUP = (os.geteuid(), os.getegid()) if USER is None else (USER, USER)
 ALICE, BOB, CAROL, DAVE, EVE = 70001, 70002, 70003, 70004, 70005
 TEAM, INTERNS = 70010, 70020
@@ -38,7 +38,7 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class File(NamedTuple):
-    """What a file has beside its content."""
+    """The metadata of a file."""
 
     mode: int
     uid: int = ME
@@ -57,7 +57,7 @@ def acl(text: str) -> bytes:
     return packed
 
 
-# The mode of a file with a list says what the owner, the mask and others may.
+# If a file has a list, its mode is that of the owner, the mask and others.
 CAROL_MAY_READ = {ACCESS: acl(f'u::rw- u:{CAROL}:r-- g::r-- m::r-- o::---')}
 NOT_CAROL = {ACCESS: acl(f'u::rw- u:{CAROL}:--- g::r-x m::r-x o::r-x')}
 FOR_ALL = acl(f'u::rwx u:{EVE}:rwx g::rwx m::rwx o::rwx')
@@ -66,9 +66,9 @@ FOR_ALL = acl(f'u::rwx u:{EVE}:rwx g::rwx m::rwx o::rwx')
 def a_store(
     folder: Path, file: File, name: str = 'state.json'
 ) -> atomic_store.AtomicStore:
-    """Make a file with something to keep, and a store with something to commit."""
+    """Make a file with metadata to keep, and a store with a value to commit."""
     path = folder / name
-    store = atomic_store.open(path, 'new')  # before there is a file to be readable
+    store = atomic_store.open(path, 'new')  # first, because the file may be unreadable
     path.write_text('"old"')
     os.chown(path, file.uid, file.gid)
     for attribute, content in file.attributes.items():
@@ -159,7 +159,7 @@ def test_the_group_is_kept_where_the_process_is_a_member(
     assert the_file(folder) == File(0o2640, BOB, group)
 
 
-def test_nothing_is_added_that_the_folder_hands_to_a_new_file(folder: Path) -> None:
+def test_nothing_is_added_that_the_folder_gives_to_new_files(folder: Path) -> None:
     store = a_store(folder, File(0o640))
     os.setxattr(folder, DEFAULT, FOR_ALL)
     in_child(store.commit, uid=USER)
@@ -178,7 +178,7 @@ def test_permissions_that_change_during_a_commit_are_kept(folder: Path) -> None:
     assert the_file(folder) == File(0o600)
 
 
-def test_permissions_of_a_file_that_goes_during_a_commit_are_kept(folder: Path) -> None:
+def test_permissions_of_a_file_removed_during_a_commit_are_kept(folder: Path) -> None:
     store = a_store(folder, File(0o644))
 
     def dump(value: str, file: Any) -> None:
@@ -206,7 +206,7 @@ def test_owner_and_group_are_set_in_one_call(
     calls: list[tuple[int, int]],
     temporary_file: str,
 ) -> None:
-    """Some FUSE file systems lose one of them else, as s3fs and fuseext2."""
+    """Otherwise, some FUSE file systems lose one of them, such as s3fs and fuseext2."""
     store = a_store(folder, file)
     fchown, made = os.fchown, []
 
@@ -282,7 +282,7 @@ def test_the_modification_time_is_now(folder: Path) -> None:
     assert before <= now <= after
 
 
-def test_hard_links_are_cut(folder: Path) -> None:
+def test_hard_links_are_broken(folder: Path) -> None:
     store = a_store(folder, File(0o644))
     os.link(folder / 'state.json', folder / 'other')
     store.commit()
@@ -290,7 +290,7 @@ def test_hard_links_are_cut(folder: Path) -> None:
     assert (folder / 'other').read_text() == '"old"'
 
 
-def test_the_inode_changes_and_who_has_the_old_file_open_keeps_it(folder: Path) -> None:
+def test_the_inode_changes_and_an_open_file_stays_the_old_one(folder: Path) -> None:
     store = a_store(folder, File(0o644))
     with open(folder / 'state.json') as file:
         store.commit()
@@ -324,7 +324,7 @@ def flags(path: Path) -> str:
         (0o6755, 0o755),
     ],
 )
-def test_without_owner_and_group_the_file_keeps_what_both_group_and_others_had(
+def test_without_owner_and_group_the_file_keeps_only_what_group_and_others_shared(
     folder: Path, mode: int, becomes: int, group: int
 ) -> None:
     store = a_store(folder, File(mode, ALICE, TEAM))
@@ -388,7 +388,7 @@ def test_the_mode_is_kept_on_a_file_system_without_attributes(
 
 
 def refuse(monkeypatch: pytest.MonkeyPatch, function: str, number: int) -> None:
-    """Let a function of os fail: 'getxattr(path)' for paths, 'getxattr' for descriptors."""
+    """Make an os function fail: for paths, 'getxattr(path)', else 'getxattr'."""
     name = function.removesuffix('(path)')
     call, refuses_paths = getattr(os, name), name != function
 
@@ -416,7 +416,7 @@ def refuse(monkeypatch: pytest.MonkeyPatch, function: str, number: int) -> None:
         ('getxattr(path)', 0o640, CAROL_MAY_READ, 0o600, {}),
         ('getxattr(path)', 0o655, NOT_CAROL, 0o600, {}),
         ('setxattr', 0o640, CAROL_MAY_READ, 0o600, {}),
-        # Other attributes say nothing of who may do what.
+        # Other attributes do not affect access.
         ('getxattr(path)', 0o640, NOTE, 0o640, {}),
         ('setxattr', 0o640, NOTE, 0o640, {}),
         ('fstat', 0o640, NOTE, 0o600, NOTE),
@@ -424,7 +424,7 @@ def refuse(monkeypatch: pytest.MonkeyPatch, function: str, number: int) -> None:
         ('fchmod', 0o640, NOTE, 0o600, NOTE),
     ],
 )
-def test_what_is_refused_is_left_out_and_nobody_gains_access(
+def test_metadata_that_is_refused_is_left_out_and_nobody_gains_access(
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     calls: str,
@@ -446,7 +446,7 @@ def test_what_is_refused_is_left_out_and_nobody_gains_access(
 @root
 @pytest.mark.parametrize('uid', [None, BOB], ids=['by root', 'by another'])
 @pytest.mark.parametrize('owner', [0, 1])
-def test_an_owner_that_cannot_be_known_counts_as_lost(
+def test_an_owner_that_cannot_be_read_counts_as_lost(
     folder: Path, monkeypatch: pytest.MonkeyPatch, owner: int, uid: int | None
 ) -> None:
     store = a_store(folder, File(0o6664, owner, owner))
@@ -457,7 +457,7 @@ def test_an_owner_that_cannot_be_known_counts_as_lost(
     assert the_file(folder) == File(0o644, keeper, keeper)
 
 
-def test_a_list_of_the_folder_that_cannot_be_taken_off_opens_nothing(
+def test_a_list_from_the_folder_that_cannot_be_removed_gives_no_access(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = a_store(folder, File(0o640))
@@ -465,7 +465,7 @@ def test_a_list_of_the_folder_that_cannot_be_taken_off_opens_nothing(
     with monkeypatch.context() as patch:
         refuse(patch, 'removexattr', errno.EIO)
         store.commit()
-    assert the_file(folder).mode == 0o600  # which is the mask: Eve may do nothing
+    assert the_file(folder).mode == 0o600  # which is the mask: Eve has no access
 
 
 def test_where_there_are_no_attributes_the_mode_means_the_same(
@@ -505,12 +505,12 @@ def test_a_full_disk_or_quota_is_an_error_that_costs_nothing(
 
 
 def in_a_namespace_without_others(commit: Callable[[], None]) -> None:
-    """Commit where no user but this one has a number, as in a container.
+    """Commit where only this user has a number, as in a container.
 
     There, chown(2) and setting an access control list fail with EINVAL.
     """
     uid, gid = os.getuid(), os.getgid()
-    LIBC.prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE, else /proc/self belongs to root
+    LIBC.prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE: otherwise, root owns /proc/self
     if LIBC.unshare(0x10000000):  # CLONE_NEWUSER
         raise OSError(ctypes.get_errno(), 'unshare')
     Path('/proc/self/setgroups').write_text('deny')
@@ -533,7 +533,7 @@ PEOPLE: dict[str, tuple[int, list[int]]] = {
 
 
 def access(folder: Path) -> set[tuple[str, str, str]]:
-    """Find out who may do what, by asking the kernel as each of them."""
+    """Find out who may do what: ask the kernel as each user."""
 
     def mine() -> list[tuple[str, str]]:
         rights = {'read': os.R_OK, 'write': os.W_OK, 'execute': os.X_OK}
@@ -560,7 +560,7 @@ def access(folder: Path) -> set[tuple[str, str, str]]:
         pytest.param(
             0o640, f'u::rw- u:{CAROL}:r-- g::r-- m::r-- o::---', id='Carol may'
         ),
-        # Those who may not, although everybody else may:
+        # Some have no access, although everybody else has:
         pytest.param(
             0o655, f'u::rw- u:{CAROL}:--- g::r-x m::r-x o::r-x', id='not Carol'
         ),
@@ -578,7 +578,7 @@ def access(folder: Path) -> set[tuple[str, str, str]]:
 def test_nobody_gains_access_where_owner_and_group_cannot_be_kept(
     folder: Path, mode: int | None, entries: str | None, alone: bool
 ) -> None:
-    if mode is None or entries is None:  # all that there is without a list
+    if mode is None or entries is None:  # without a list, there is nothing else
         files = [File(0o600 | bits, ALICE, TEAM) for bits in range(0o100)]
     else:
         files = [File(mode, ALICE, TEAM, {ACCESS: acl(entries)})]
@@ -607,7 +607,7 @@ def test_nobody_gains_access_where_owner_and_group_cannot_be_kept(
         ('rwx', 'rwx', '-w-', 'rwx', '-w-', 0o227, 0o222),
     ],
 )
-def test_a_list_is_narrowed_to_what_all_but_its_users_may(
+def test_a_list_is_narrowed_to_what_all_groups_and_others_may(
     folder: Path,
     group: str,
     interns: str,
@@ -627,7 +627,7 @@ def test_a_list_is_narrowed_to_what_all_but_its_users_may(
 @root
 @command('setpriv')
 @pytest.mark.parametrize('temporary_file', ['unnamed'], indirect=True)
-def test_a_file_that_may_be_given_to_its_owner_but_then_not_be_opened_is_closed(
+def test_a_file_whose_mode_cannot_be_set_after_its_owner_stays_closed(
     folder: Path,
 ) -> None:
     a_store(folder, File(0o664, ALICE, TEAM))
@@ -642,7 +642,7 @@ def test_a_file_that_may_be_given_to_its_owner_but_then_not_be_opened_is_closed(
 
 
 def chmod_at_another_time(path: Path, mode: int) -> None:
-    """Change permissions and the ctime, of which some file systems have 4 ms steps."""
+    """Change permissions and ctime, which has steps of 4 ms on some file systems."""
     before = path.stat().st_ctime_ns
     while path.stat().st_ctime_ns == before:
         path.chmod(mode)
@@ -653,7 +653,7 @@ def before_each_look(
 ) -> None:
     """Call a function with 1, 2, ... whenever the old file's attributes are listed.
 
-    That is after its mode was looked at.
+    At that time, its mode has been read.
     """
     listxattr, looks = os.listxattr, 0
 
@@ -669,7 +669,7 @@ def before_each_look(
 
 def take_the_list_away(path: Path) -> None:
     os.removexattr(path, ACCESS)
-    # As setfacl -b does: to the group's own permissions.
+    # Like setfacl -b, which leaves the group's own permissions.
     chmod_at_another_time(path, 0o600)
 
 
@@ -679,7 +679,7 @@ def put_an_older_folder_there(path: Path) -> None:
 
 
 def stop_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let all happen within one step of the ctime, as before Linux 6.13."""
+    """Make everything happen within one step of the ctime, as before Linux 6.13."""
     stat = os.stat
 
     def stat_at_the_same_time(path: Any, **kwargs: Any) -> os.stat_result:
@@ -699,7 +699,7 @@ def stop_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
     indirect=['temporary_file'],
 )
-def test_a_list_that_goes_between_two_looks_opens_nothing(
+def test_a_list_that_is_removed_between_two_looks_gives_no_access(
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     change: Callable[[Path], None],
@@ -726,7 +726,7 @@ def test_a_list_that_goes_between_two_looks_opens_nothing(
 @pytest.mark.parametrize(
     ('changes', 'looks', 'mode'),
     [
-        # It stands still when two looks in a row find the same.
+        # The file is unchanged if two looks in a row find the same.
         pytest.param(_metadata._LOOKS - 2, _metadata._LOOKS - 1, 0o645, id='ends'),
         pytest.param(10_000, _metadata._LOOKS, 0o600, id='does not end'),
     ],
@@ -750,7 +750,7 @@ def test_a_file_that_keeps_changing_is_looked_at_a_few_times_then_closed(
 
 
 def seen_at_every_step(folder: Path, commit: Callable[[], None]) -> list[File]:
-    """Commit, and look at each temporary file before each call that the commit makes."""
+    """Commit, and look at each temporary file before each call of the commit."""
     seen: list[File] = []
 
     def look(_frame: Any, event: str, _function: Any) -> None:
@@ -794,13 +794,13 @@ def seen_at_every_step(folder: Path, commit: Callable[[], None]) -> list[File]:
         ),
     ],
 )
-def test_the_content_is_at_no_moment_open_to_more_people(
+def test_the_content_is_never_open_to_more_people(
     folder: Path, file: File, uid: int | None
 ) -> None:
     store = a_store(folder, file)
     os.setxattr(folder, DEFAULT, FOR_ALL)
     seen = in_child(lambda: seen_at_every_step(folder, store.commit), uid=uid)
     now = the_file(folder)
-    # Closed to group and others, those of a list included, until it is as it will be.
+    # Until it has its final permissions, no group, list or others may open it.
     assert [each for each in seen if each.mode & 0o077 and each != now] == []
     assert any(each.mode & 0o077 == 0 for each in seen)

@@ -1,4 +1,4 @@
-"""Stores on one file, driven at random beside a plain model of what they should do."""
+"""Stores on one file do random things, and a simple model says what should come out."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ import atomic_store
 
 
 class Texts(atomic_store.AbstractFormatFile):
-    """A list of ``str``, each ended by a separator; what breaks is half written."""
+    """A list of ``str``, with separators. A bad item leaves the file half written."""
 
     def dump(self, value: list[str], file: Any) -> None:
         for text in value:
@@ -61,7 +61,7 @@ class Chunks(atomic_store.AbstractFormatBstr):
 
 
 class Kind(NamedTuple):
-    """What `open` is given, items for a value, and how a file is made by hand."""
+    """The arguments of `open`, items for a value, and how to make a file by hand."""
 
     format: Any
     is_binary: bool | None
@@ -101,7 +101,7 @@ KINDS = {
     'text': Kind(
         Texts,
         False,
-        # Line endings of every kind among them, which nobody may translate.
+        # With line endings of every kind, which must not be translated.
         st.text('a\n\r\u2028\N{SNOWMAN}'),
         lambda value: ''.join(f'{text}\x1e' for text in value).encode(),
         lambda data: data.decode().split('\x1e')[:-1],
@@ -115,7 +115,7 @@ KINDS = {
     ),
 }
 
-# What no format here can write, and what none can load.
+# An item that no format here can write, and a content that none can load.
 UNWRITABLE = threading.Lock()
 BROKEN = b'\xff'
 LOAD_ERRORS = (ValueError, pickle.UnpicklingError)
@@ -141,7 +141,7 @@ class Twin:
 class Machine(RuleBasedStateMachine):
     kind: Kind
     twins: Bundle[Twin] = Bundle('twins')
-    contexts: Bundle[Twin] = Bundle('contexts')  # has a twin as often as it is entered
+    contexts: Bundle[Twin] = Bundle('contexts')  # each twin as often as it is entered
 
     def __init__(self) -> None:
         super().__init__()
@@ -167,7 +167,7 @@ class Machine(RuleBasedStateMachine):
             commit()
             self.content = self.kind.encode(twin.value)
 
-    # The first one always: Hypothesis leaves a rule or two out of many a run.
+    # Always make the first one: Hypothesis often leaves out a rule or two.
     @initialize(target=twins, default=VALUES, ignore=INNER_EXITS)
     def open_first(self, default: list[Any], ignore: bool | None) -> Any:
         return self.open(default, ignore)
@@ -212,7 +212,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(twin=twins)
     def take_away(self, twin: Twin) -> None:
-        """Fix a value that is not writable, among others."""
+        """Fix a value that cannot be written, for example."""
         del twin.store.value[-1:], twin.value[-1:]
 
     @rule(twin=twins, ignore=st.booleans())
@@ -258,7 +258,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(value=st.none() | VALUES | st.sampled_from(['broken', 'folder']))
     def change_from_outside(self, value: Any) -> None:
-        """Delete or replace the file, with a value or with what is none."""
+        """Delete the file, or replace it with a value or with anything else."""
         if self.path.is_dir():
             self.path.rmdir()
         self.path.unlink(missing_ok=True)
@@ -284,7 +284,7 @@ class Machine(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize('kind', KINDS.values(), ids=KINDS.keys())
-def test_stores_and_their_file_do_what_a_plain_model_does(kind: Kind) -> None:
+def test_stores_and_their_file_agree_with_a_simple_model(kind: Kind) -> None:
     machine: type[Machine] = type('Machine', (Machine,), {'kind': kind})
     steps = settings(max_examples=80, stateful_step_count=40, deadline=None)
     run_state_machine_as_test(machine, settings=steps)

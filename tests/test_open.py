@@ -1,4 +1,4 @@
-"""What `open` takes and what it gives."""
+"""The arguments of `open`, and what it returns."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_none_means_the_default_of_each_parameter(tmp_path: Path) -> None:
     assert (tmp_path / 'store').read_text() == '1'
 
 
-def test_a_missing_file_gives_the_very_default(tmp_path: Path) -> None:
+def test_a_missing_file_gives_the_default_object_itself(tmp_path: Path) -> None:
     default: list[int] = []
     assert atomic_store.open(tmp_path / 'store', default).value is default
 

@@ -1,4 +1,4 @@
-"""What another system lacks is done without. Here it is imitated, not tested."""
+"""A commit works without what other systems lack. Here, they are only imitated."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from atomic_store import _files
         pytest.param(['listxattr', 'fchown', 'fchmod', 'O_DIRECTORY'], id='Windows'),
     ],
 )
-def test_a_commit_does_without_what_a_system_lacks(
+def test_a_commit_works_without_what_a_system_lacks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacks: list[str]
 ) -> None:
     monkeypatch.setattr(_files, '_O_TMPFILE', None)
@@ -46,7 +46,7 @@ def test_permissions_are_kept_on_a_system_without_attributes(
 
 
 def imitate_macos(monkeypatch: pytest.MonkeyPatch, number: int = 0) -> list[str]:
-    """Let F_FULLFSYNC be there, and fail if an error is given; return which syncs it was."""
+    """Add F_FULLFSYNC, which fails if an error is given. Return the later syncs."""
     assert sys.platform != 'win32'
     import fcntl
 
@@ -79,13 +79,13 @@ def imitate_macos(monkeypatch: pytest.MonkeyPatch, number: int = 0) -> list[str]
         (errno.EINVAL, ['F_FULLFSYNC', 'fsync']),  # macFUSE
     ],
 )
-def test_macos_syncs_with_f_fullfsync_or_where_that_is_refused_with_fsync(
+def test_macos_syncs_with_f_fullfsync_or_if_that_is_refused_with_fsync(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, syncs: list[str]
 ) -> None:
     store = a_store(tmp_path)
     found = imitate_macos(monkeypatch, number)
     commits(store)
-    assert found == syncs * 2  # of the file, and of its folder
+    assert found == syncs * 2  # of the file and of its folder
 
 
 @posix

@@ -1,4 +1,4 @@
-"""A store means one file, whatever it is called and wherever the process goes."""
+"""A store keeps to one file, whatever its name and wherever the process goes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_relative_path_means_the_same_file_after_the_working_folder_has_change
     assert store.path == name
 
 
-def test_a_relative_path_is_taken_from_where_it_is_assigned(
+def test_a_relative_path_is_resolved_on_assignment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in 'one', 'two', 'three':
@@ -94,7 +94,7 @@ class BytesPath:
     'name',
     [
         b'x' * 255,
-        b'\x80' * 255,  # three times as long where it is taken for text
+        b'\x80' * 255,  # three times as long if it is decoded as text
         b'\xff\xfe',
         'äß 日本 🎉'.encode(),
         b'a\nb\r\n',
@@ -105,7 +105,7 @@ class BytesPath:
     ],
     ids=lambda name: ascii(name[:9]),
 )
-def test_a_name_may_be_anything_that_the_file_system_takes(
+def test_a_name_may_be_anything_that_the_file_system_allows(
     tmp_path: Path,
     name: bytes,
     kind: Callable[[bytes], str | bytes | os.PathLike[str] | os.PathLike[bytes]],
@@ -136,7 +136,7 @@ def test_a_nul_is_an_error_at_open(name: str | bytes) -> None:
 @pytest.mark.parametrize(
     'path', ['', b'', 'folder/', 'file/', 'missing/', 'missing/.', 'missing/..']
 )
-def test_a_path_that_no_file_can_have_is_an_error_at_open_and_at_commit(
+def test_an_impossible_path_is_an_error_at_open_and_at_commit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str | bytes
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -172,10 +172,10 @@ def test_a_missing_folder_gives_the_default_and_may_be_made_before_the_commit(
 
 
 @posix
-def test_a_path_through_a_missing_folder_and_back_leads_to_no_file(
+def test_a_path_through_a_missing_folder_and_back_leads_nowhere(
     tmp_path: Path,
 ) -> None:
-    """The system finds none there, although the names cancel each other out."""
+    """The system finds no file, although the names cancel each other out."""
     (tmp_path / 'state.json').write_text('"another file"')
     store = atomic_store.open(tmp_path / 'missing/../state.json', 'default')
     assert store.value == 'default'

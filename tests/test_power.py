@@ -1,11 +1,11 @@
-"""When the power goes: what a disk then holds, with each file system.
+"""What a disk holds after a power cut, with each file system.
 
-Values are committed on a disk that logs every write and every flush. The size of the log
-when a commit returns is noted as its time. Then, for any time, disks are made as a power
-cut may leave them: with all that was written before the last flush, and of what was
-written after it with everything, nothing, or some blocks. Each is mounted and looked at.
-`pytest -s` shows the tally. $POWER_CUTS is how often the power is cut: fewer times will
-do on a slow machine, such as an emulated one.
+The tests commit values on a disk that logs every write and every flush. The time of a
+commit is the size of the log when it returns. For any time, the tests then make disks
+as a power cut may leave them. Such a disk holds everything written before the last
+flush. Of the later writes, it holds all, none, or some blocks. Each disk is mounted and
+checked. `pytest -s` shows the tally. $POWER_CUTS is the number of power cuts. On a slow
+machine, such as an emulated one, use fewer.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from logging_disk import Entry, entries, logging_disk
 POWER_CUTS = int(os.environ.get('POWER_CUTS', '400'))
 BLOCK = 4096
 
-# The options with which each file system is made, and those with which it is mounted.
+# The options to make each file system, and those to mount it.
 KINDS = {
     'ext4': (['-b', str(BLOCK)], 'loop'),
     'xfs': ([], 'loop,nouuid'),
@@ -66,14 +66,14 @@ def test_no_power_cut_loses_a_commit_or_leaves_a_file(
 ) -> None:
     tally = _cut_the_power(kind, POWER_CUTS, tmp_path)
     assert not tally['lost'] + tally['torn'] + tally['several left'], tally
-    # There the temporary file is synced with its name, which may so outlast a commit that
-    # the cut ends.
+    # There, the temporary file is synced under its name. So the name may stay if the
+    # power is cut during a commit.
     assert not tally['left'] or kind == 'btrfs', tally
 
 
 @on_each_file_system
 @pytest.mark.parametrize('synced', ['nothing', 'files alone'])
-def test_without_sync_the_same_check_finds_commits_lost(
+def test_without_sync_the_same_check_finds_lost_commits(
     kind: str, synced: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fsync = os.fsync
@@ -88,7 +88,7 @@ def test_without_sync_the_same_check_finds_commits_lost(
 
 
 def _cut_the_power(kind: str, times: int, tmp_path: Path) -> Counter[str]:
-    """Commit, then cut the power at some times, and count what is found."""
+    """Commit, then cut the power at some times, and count the results."""
     to_make, to_mount = KINDS[kind]
     disk, image, flushed, log, mount_point = (
         tmp_path / name for name in ('disk', 'image', 'flushed', 'log', 'mounted')
@@ -96,7 +96,7 @@ def _cut_the_power(kind: str, times: int, tmp_path: Path) -> Counter[str]:
     with mounted(tmp_path, '-t', 'tmpfs', 'tmpfs'):
         mount_point.mkdir()
         flushed.touch()
-        os.truncate(flushed, 300 << 20)  # of less, mkfs.xfs makes nothing
+        os.truncate(flushed, 300 << 20)  # mkfs.xfs refuses less
         _run(f'mkfs.{kind}', '-q', *to_make, flushed)
         _run('fallocate', '--dig-holes', flushed)
         _copy(flushed, image)
@@ -109,8 +109,8 @@ def _cut_the_power(kind: str, times: int, tmp_path: Path) -> Counter[str]:
             flushes=sum(not entry.data for entry in history),
         )
         for time, blocks in _crashes(history, start, times, flushed):
-            # Each is a file of its own: mount takes the loop device of a file again, with
-            # what is in its cache, while it is still there.
+            # Each disk is a new file: for the same file, mount might reuse the old loop
+            # device and its cache.
             crashed = tmp_path / f'crashed {tally["crashes"]}'
             _copy(flushed, crashed)
             _write(crashed, blocks)
@@ -124,14 +124,14 @@ def _cut_the_power(kind: str, times: int, tmp_path: Path) -> Counter[str]:
 
 
 def _commit(folder: Path, log: Path) -> tuple[int, list[Commit]]:
-    """Commit to some files; return the time before, and what was committed."""
+    """Commit to some files. Return the time before that, and the commits."""
     folder.mkdir()
     _run('sync', '--file-system', folder)
     start = log.stat().st_size
     commits: list[Commit] = []
     for turn in range(3):
         if turn == 1:
-            # From now on, all files but new ones have been on the disk for long.
+            # From now on, all files but new ones are safely on the disk.
             _run('sync', '--file-system', folder)
         sizes = {'small': 100, 'medium': 3000, 'large': 100_000, f'new {turn}': 3000}
         for name, size in sizes.items():
@@ -147,7 +147,7 @@ def _commit(folder: Path, log: Path) -> tuple[int, list[Commit]]:
 def _crashes(
     history: list[Entry], start: int, number: int, flushed: Path
 ) -> Iterator[tuple[int, list[tuple[int, bytes]]]]:
-    """Choose crashes. For each, bring `flushed` to its time, and return what to add."""
+    """Choose crashes. For each, update `flushed`; yield its time and later writes."""
     chance = random.Random(number)
     possible = [
         (entry.end, kept)
@@ -171,7 +171,7 @@ def _crashes(
 
 
 def _blocks(entry: Entry) -> Iterator[tuple[int, bytes]]:
-    """Split a write into blocks, each of which a disk writes whole or not at all."""
+    """Split a write into blocks. A disk writes each block whole or not at all."""
     end = entry.offset + len(entry.data)
     second = (entry.offset // BLOCK + 1) * BLOCK
     for first, last in itertools.pairwise(
@@ -181,7 +181,7 @@ def _blocks(entry: Entry) -> Iterator[tuple[int, bytes]]:
 
 
 def _outcomes(folder: Path, commits: list[Commit], time: int) -> set[str]:
-    """Compare what a folder holds with the commits before a time, and the next one."""
+    """Compare a folder's files with the last commits before a time, and the next."""
     found = {file.name: file.read_text() for file in folder.iterdir()}
     returned = [commit for commit in commits if commit.returned <= time]
     begun = commits[: len(returned) + 1]
@@ -204,7 +204,7 @@ def _run(*command: str | Path) -> None:
 
 
 def _copy(image: Path, copy: Path) -> None:
-    """Copy all but the holes. To run `cp` takes longer, in an emulated machine."""
+    """Copy all but the holes. Running `cp` takes longer on an emulated machine."""
     with image.open('rb') as source, copy.open('xb') as target:
         target.truncate(image.stat().st_size)
         for start, end in _extents(source.fileno()):

@@ -1,8 +1,8 @@
-"""Whatever a file system refuses beside replacing the file costs no commit.
+"""A commit fails only if the file system refuses to replace the file.
 
-To replace a file takes creating, writing, syncing and renaming one. All else is an extra:
-where it is refused, with whichever error, a commit goes on without it, and where that
-would open the file to somebody, closes it further. `pytest -s` shows the tally.
+To replace a file, a commit must create, write, sync and rename one. Everything else is
+an extra. If an extra is refused, with any error, the commit goes on without it. If that
+would let more people in, the commit removes permissions. `pytest -s` shows the tally.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ ERRORS = {
     ]
 }
 FULL = {'ENOSPC': errno.ENOSPC, 'EDQUOT': errno.EDQUOT}
-# What NFS may answer, and no program should see (linux/errno.h). FUSE cannot.
+# NFS may return it, though no program should see it (linux/errno.h). FUSE cannot.
 ENOTSUPP = {'ENOTSUPP': 524}
 
 ALICE, CAROL, DAVE = 70001, 70003, 70004
@@ -87,21 +87,21 @@ def acl(carol: int, group: int, mask: int, others: int) -> bytes:
 
 CAROL_MAY, CAROL_MAY_NOT = acl(4, 0, 4, 0), acl(0, 4, 4, 4)
 
-# The files that are replaced, by what is done to each.
+# The files to replace, and what is done to prepare each.
 FILES: dict[str, Callable[[Path], object]] = {
     '0640': lambda path: path.chmod(0o640),
     '0644': lambda path: path.chmod(0o644),
     '0604': lambda path: path.chmod(0o604),
     'Carol may': lambda path: os.setxattr(path, ACCESS, CAROL_MAY),
     'Carol may not': lambda path: os.setxattr(path, ACCESS, CAROL_MAY_NOT),
-    # So that a new file has a list, and this one has not.
+    # A new file then has a list, but this one does not.
     'to new ones Carol may': lambda path: os.setxattr(path.parent, DEFAULT, CAROL_MAY),
 }
 
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """Two folders, whose files others can see; pytest's own are closed to them."""
+    """Two folders whose files others can see. They cannot enter pytest's own."""
     with tempfile.TemporaryDirectory() as name:
         os.chmod(name, 0o755)
         for place in 'source', 'shown':
@@ -110,7 +110,7 @@ def folder() -> Iterator[Path]:
 
 
 def prepare(source: Path, file: str) -> Path:
-    """Make a file to be replaced, alone in its folder, and return its path."""
+    """Make a file to replace, alone in its folder, and return its path."""
     for path in source.iterdir():
         path.unlink()
     for name in os.listxattr(source):
@@ -125,7 +125,7 @@ def prepare(source: Path, file: str) -> Path:
 
 
 def access(path: Path) -> set[str]:
-    """Find out who may read or write the file, by asking the kernel as each of them."""
+    """Find out who may read or write the file: ask the kernel as each user."""
     found = set()
     groups = os.getgroups()
     for who, (uid, theirs) in PEOPLE.items():
@@ -144,7 +144,7 @@ def access(path: Path) -> set[str]:
 
 
 class Case(NamedTuple):
-    """A commit that may have met with a refusal."""
+    """A commit, during which something may have been refused."""
 
     name: str
     refused: int
@@ -154,7 +154,7 @@ class Case(NamedTuple):
     error: OSError | None
 
     def seen(self) -> dict[str, object]:
-        """What there is to be seen, in a form that can be compared."""
+        """Everything that can be observed, for a comparison."""
         return {
             'value': json.loads(self.path.read_text()),
             'left': os.listdir(self.path.parent),
@@ -191,7 +191,7 @@ def commit(store: atomic_store.AtomicStore) -> OSError | None:
 
 
 class Tally:
-    """Which commits did what they should."""
+    """A count of the commits that did what they should, and a list of the others."""
 
     def __init__(self) -> None:
         self.right, self.wrong = 0, list[str]()
@@ -212,7 +212,7 @@ class Tally:
         assert not self.wrong, '\n'.join(self.wrong)
 
 
-# What a commit asks of a FUSE file system beside what it cannot do without.
+# What a commit asks of a FUSE file system without needing it.
 EXTRAS = {
     'to list the attributes of the old file': 'listxattr /state.json',
     'to list the attributes of the new file': r'listxattr /\S*atomic_store',
@@ -235,16 +235,15 @@ NEEDS = {
 }
 CANNOT_SYNC_FOLDERS = {'EINVAL', 'EOPNOTSUPP', 'ENOSYS', 'EBADF'}
 
-# ENOSYS says that there is no such operation at all. The kernel then does without fsync
-# and flush, and asks for mknod in place of create. libfuse 3.14 crashes if it comes from
-# opendir.
+# ENOSYS means that there is no such operation at all. The kernel then skips fsync and
+# flush, and calls mknod instead of create. libfuse 3.14 crashes if opendir returns it.
 NO_ENOSYS = {'create ', r'create /\.', 'fsync ', 'flush ', 'opendir '}
 
 
 def refused_commits(
     folder: Path, pattern: str, errors: dict[str, int], files: Iterable[str] = FILES
 ) -> Iterator[Case]:
-    """Commit over each file while the file system refuses this with each error."""
+    """Replace each file while the file system refuses the operation with each error."""
     operations = Passthrough(folder / 'source')
     with shown(operations, folder / 'shown'):
         for name, number in errors.items():
@@ -290,9 +289,9 @@ def test_a_commit_goes_on_without_an_extra_and_opens_the_file_to_nobody(
     tally.close(f'commits refused {extra}')
 
 
-# With a full disk, the second name is refused like the first.
+# On a full disk, the second name is refused like the first.
 @pytest.mark.parametrize('extra', [e for e in EXTRAS if 'dot' not in e])
-def test_a_full_disk_or_quota_is_an_error_of_an_extra_too(
+def test_a_full_disk_or_quota_is_an_error_even_for_an_extra(
     folder: Path, extra: str
 ) -> None:
     tally = Tally()
@@ -312,7 +311,7 @@ def test_what_a_commit_needs_is_an_error_and_keeps_the_old_value(
     tally.close(f'commits refused {need}')
 
 
-def test_a_folder_that_cannot_be_synced_is_no_error_and_one_that_fails_to_is(
+def test_a_folder_without_sync_is_no_error_but_a_failed_sync_is(
     folder: Path,
 ) -> None:
     tally = Tally()
@@ -326,7 +325,7 @@ def test_a_folder_that_cannot_be_synced_is_no_error_and_one_that_fails_to_is(
     tally.close('commits refused to sync the folder')
 
 
-def test_a_commit_asks_for_nothing_that_is_not_refused_here(folder: Path) -> None:
+def test_every_operation_of_a_commit_is_refused_in_some_test(folder: Path) -> None:
     operations = Passthrough(folder / 'source')
     asked = set()
     with shown(operations, folder / 'shown'):
@@ -338,13 +337,13 @@ def test_a_commit_asks_for_nothing_that_is_not_refused_here(folder: Path) -> Non
             asked |= set(Path(operations.log).read_text().splitlines())
     patterns = [*(EXTRAS | NEEDS).values(), 'fsyncdir ']
     others = {a for a in asked if not any(re.match(p, a) for p in patterns)}
-    # Each path is looked up by getattr, the kernel asks for file capabilities by itself
-    # (before a write), and an error of releasing reaches nobody (fuse.h in libfuse).
+    # The kernel looks up each path with getattr, and reads file capabilities before a
+    # write. Nobody sees an error of release (fuse.h in libfuse).
     known = 'getattr |getxattr .* security.capability|release |releasedir '
     assert {other for other in others if not re.match(known, other)} == set()
 
 
-# What exactly a file is closed to
+# Exactly which permissions are removed
 
 
 @pytest.mark.parametrize(
@@ -364,7 +363,7 @@ def test_a_commit_asks_for_nothing_that_is_not_refused_here(folder: Path) -> Non
         (EXTRAS['to set permissions'], '0644', 0o600),
     ],
 )
-def test_what_cannot_be_kept_closes_the_file_no_further_than_it_must(
+def test_no_more_permissions_are_removed_than_necessary(
     folder: Path, pattern: str, file: str, mode: int
 ) -> None:
     for case in refused_commits(folder, pattern, {'EIO': errno.EIO}, [file]):
@@ -375,19 +374,19 @@ def test_what_cannot_be_kept_closes_the_file_no_further_than_it_must(
 
 
 class RestlessFiles(Passthrough):
-    """Files whose status has changed at each look."""
+    """Files whose status changes between any two looks."""
 
     looks = 0
 
     @operation
     def getattr(self, path: str, file: int | None) -> dict[str, int]:
-        self.looks = min(self.looks + 1, 1000)  # if anybody waits for it to end
+        self.looks = min(self.looks + 1, 1000)  # ends, in case a commit waits for that
         status = self.status(path, file)
         return status | {'st_ctime': status['st_ctime'] + self.looks}
 
 
 @pytest.mark.parametrize('file', FILES)
-def test_a_file_that_never_stands_still_is_closed_to_all_but_its_owner(
+def test_a_file_that_keeps_changing_is_closed_to_all_but_its_owner(
     folder: Path, file: str
 ) -> None:
     with shown(RestlessFiles(folder / 'source'), folder / 'shown'):
@@ -402,7 +401,7 @@ def test_a_file_that_never_stands_still_is_closed_to_all_but_its_owner(
 # Names
 
 
-def test_a_name_that_is_refused_for_its_dot_is_followed_by_one_without(
+def test_if_a_name_with_a_dot_is_refused_one_without_is_used(
     folder: Path,
 ) -> None:
     operations = Passthrough(folder / 'source')
@@ -418,7 +417,7 @@ def test_a_name_that_is_refused_for_its_dot_is_followed_by_one_without(
     assert os.listdir(folder / 'source') == ['state.json']
 
 
-def test_a_name_that_is_taken_is_left_to_who_took_it(
+def test_a_file_that_already_has_the_name_is_left_alone(
     folder: Path, temporary_file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     link, open_file, taken = os.link, os.open, list[Path]()
@@ -447,7 +446,7 @@ def test_a_name_that_is_taken_is_left_to_who_took_it(
 
 
 class EachNameIsTaken(Passthrough):
-    """Where somebody is quicker each time."""
+    """Another program always creates the file first."""
 
     @operation
     def create(self, path: str, mode: int, flags: int) -> int:
@@ -455,7 +454,7 @@ class EachNameIsTaken(Passthrough):
         raise FileExistsError(errno.EEXIST, path)
 
 
-def test_names_that_are_all_taken_are_an_error_at_last(folder: Path) -> None:
+def test_if_all_names_are_taken_that_is_an_error(folder: Path) -> None:
     operations = EachNameIsTaken(folder / 'source')
     with shown(operations, folder / 'shown'):
         path = prepare(folder / 'source', '0640')
@@ -471,7 +470,7 @@ def test_names_that_are_all_taken_are_an_error_at_last(folder: Path) -> None:
 
 
 class CreatesWhatItCannotOpen(Passthrough):
-    """Where a file that could be created is there, although that is an error."""
+    """Create a file, but then return an error."""
 
     @operation
     def create(self, path: str, mode: int, flags: int) -> int:
@@ -479,7 +478,7 @@ class CreatesWhatItCannotOpen(Passthrough):
         raise PermissionError(errno.EACCES, path)
 
 
-def test_what_was_created_in_spite_of_an_error_is_removed(folder: Path) -> None:
+def test_a_file_that_was_created_despite_an_error_is_removed(folder: Path) -> None:
     operations = CreatesWhatItCannotOpen(folder / 'source')
     with shown(operations, folder / 'shown'):
         path = prepare(folder / 'source', '0640')
@@ -493,7 +492,7 @@ def test_what_was_created_in_spite_of_an_error_is_removed(folder: Path) -> None:
 
 
 class DeletesWhatIsInTheWay(Passthrough):
-    """As the kernel does on an SMB mount, before Linux 6.17."""
+    """Fail like the kernel on an SMB mount before Linux 6.17."""
 
     @operation
     def rename(self, path: str, new: str) -> None:
@@ -502,7 +501,7 @@ class DeletesWhatIsInTheWay(Passthrough):
 
 
 class ShowsWhatItHasDeleted(DeletesWhatIsInTheWay):
-    """As such a mount does as long as somebody has the file open."""
+    """Fail like such a mount while another program has the file open."""
 
     @operation
     def getattr(self, path: str, file: int | None) -> dict[str, int]:
@@ -518,7 +517,7 @@ class ShowsWhatItHasDeleted(DeletesWhatIsInTheWay):
 
 
 @pytest.mark.parametrize('kind', [DeletesWhatIsInTheWay, ShowsWhatItHasDeleted])
-def test_the_new_file_stays_where_the_old_one_is_gone(
+def test_the_new_file_stays_if_the_old_one_is_gone(
     folder: Path, kind: type[Passthrough]
 ) -> None:
     with shown(kind(folder / 'source'), folder / 'shown'):
@@ -536,7 +535,7 @@ def test_the_new_file_stays_where_the_old_one_is_gone(
 # Loading
 
 
-# Which file systems do so while the file is replaced.
+# The file systems that do so while the file is replaced.
 MISSED = pytest.mark.parametrize(
     'missed',
     [
@@ -548,7 +547,7 @@ MISSED = pytest.mark.parametrize(
 
 @MISSED
 @pytest.mark.parametrize('times', [1, 2, 10])
-def test_a_file_that_is_missed_for_a_moment_is_looked_for_again(
+def test_a_file_that_seems_missing_for_a_moment_is_looked_for_again(
     folder: Path, missed: str, times: int
 ) -> None:
     operations = Passthrough(folder / 'source')
@@ -567,14 +566,14 @@ def test_a_file_that_two_looks_miss_is_found_by_the_third_though_it_is_not_liste
     with shown(operations, folder / 'shown'):
         prepare(folder / 'source', '0644')
         missed = '(open|getattr) /state.json|opendir /'
-        # Two at each look. To list the folder would be the fifth, and be refused.
+        # Each look makes two. Listing the folder would be the fifth: it is refused.
         with operations.refusing(missed, errno.ENOENT, times=5):
             store = atomic_store.open(folder / 'shown/state.json', 'default')
         assert store.value == 'old'
 
 
 @pytest.mark.parametrize('times', [1, 2, 3])
-def test_a_file_behind_a_link_that_is_missed_for_a_moment_is_looked_for_again(
+def test_a_file_behind_a_link_that_seems_missing_is_looked_for_again(
     folder: Path, times: int
 ) -> None:
     operations = Passthrough(folder / 'source')
@@ -590,10 +589,10 @@ def test_a_file_behind_a_link_that_is_missed_for_a_moment_is_looked_for_again(
 @pytest.mark.parametrize('name', ['shown/state.json', 'link'])
 @pytest.mark.parametrize('mode', [0o600, 0o640, 0o644])
 @pytest.mark.parametrize('times', [(1, 0), (3, 0), (0, 1), (0, 3)])
-def test_a_commit_keeps_what_a_file_has_that_is_missed_for_a_moment(
+def test_a_commit_keeps_the_metadata_of_a_file_that_seems_missing_for_a_moment(
     folder: Path, name: str, mode: int, times: tuple[int, int]
 ) -> None:
-    """It is missed at first, or once the value is written."""
+    """It seems missing at first, or after the value is written."""
     operations = Passthrough(folder / 'source')
     modes = []
 
@@ -618,7 +617,7 @@ def test_a_commit_keeps_what_a_file_has_that_is_missed_for_a_moment(
 
 
 @MISSED
-def test_a_file_that_is_there_and_always_missed_is_an_error_and_not_the_default(
+def test_a_listed_file_that_always_seems_missing_is_an_error_and_not_the_default(
     folder: Path, missed: str
 ) -> None:
     operations = Passthrough(folder / 'source')
@@ -633,8 +632,8 @@ def test_a_file_that_is_there_and_always_missed_is_an_error_and_not_the_default(
         assert time.monotonic() - start > 1
 
 
-# FUSE shows neither files without a name, nor links to them, nor ENOTSUPP, and takes a
-# commit's fstat for a look at the path. Here, functions of the module `os` refuse.
+# FUSE has no files without a name, no links to them and no ENOTSUPP, and it cannot tell
+# a commit's fstat from a look at the path. So here, functions of `os` refuse.
 
 
 def always(*args: Any) -> bool:
@@ -666,7 +665,7 @@ CALLS: dict[str, tuple[str, Callable[..., bool]]] = {
 def commits_refused_by(
     call: str, folder: Path, errors: dict[str, int]
 ) -> Iterator[Case]:
-    """Commit over each file while this call ends with each error."""
+    """Replace each file while this call fails with each error."""
     name, is_refused = CALLS[call]
     function, refused = getattr(os, name), list[object]()
     for error_name, number in errors.items():
@@ -705,7 +704,7 @@ def test_a_commit_with_an_unnamed_file_goes_on_without_an_extra(
 
 @pytest.mark.parametrize('temporary_file', ['unnamed', 'copied'], indirect=True)
 @pytest.mark.parametrize('call', [c for c in CALLS if c != 'fstat'])
-def test_a_full_disk_or_quota_is_an_error_with_an_unnamed_file_too(
+def test_a_full_disk_or_quota_is_an_error_even_with_an_unnamed_file(
     folder: Path, temporary_file: str, call: str
 ) -> None:
     tally = Tally()

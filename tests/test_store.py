@@ -84,7 +84,7 @@ def test_every_level_commits_by_default(path: Path) -> None:
     assert read(path) == 1
 
 
-def test_only_the_outermost_level_commits_if_told_to(path: Path) -> None:
+def test_only_the_outermost_level_commits_if_asked_to(path: Path) -> None:
     with atomic_store.open(path, ignore_inner_exits=True) as store:
         with store:
             with store:
@@ -139,7 +139,7 @@ def test_an_inner_block_that_fails_skips_its_own_commit_only(
     assert read(path) == ['old', 'inner', 'outer']
 
 
-def test_a_store_goes_on_after_a_commit_that_failed(path: Path) -> None:
+def test_a_store_still_works_after_a_failed_commit(path: Path) -> None:
     store = atomic_store.open(path, default={})
     with left_alone(path.parent), pytest.raises(TypeError), store, store:
         store.value['a'] = object()
@@ -151,7 +151,7 @@ def test_a_store_goes_on_after_a_commit_that_failed(path: Path) -> None:
     assert [path] == list(path.parent.iterdir())
 
 
-def test_a_commit_goes_by_the_attributes_as_they_are(path: Path) -> None:
+def test_a_commit_uses_the_current_attributes(path: Path) -> None:
     store = atomic_store.open(path, default=(1,))
     store.path = path.with_name('other')
     store.format = pickle
@@ -183,7 +183,7 @@ def test_a_store_may_be_made_without_open(path: Path) -> None:
     assert store.ignore_inner_exits is False
 
 
-def test_two_stores_on_one_path_know_nothing_of_each_other(path: Path) -> None:
+def test_two_stores_on_one_path_are_independent(path: Path) -> None:
     first, second = atomic_store.open(path, 1), atomic_store.open(path, 2)
     with first, second:
         assert (first.level, second.level) == (1, 1)

@@ -1,4 +1,4 @@
-"""The temporary file: what it is called, who may read it, and that it does not stay."""
+"""The temporary file: its name, who may read it, and that it does not stay."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ SHORT = r'[0-9a-f]{8}'
 
 
 def a_format(dump: Callable[[IO[str]], object]) -> Any:
-    """Make a format of JSON that does something else first, with the file."""
+    """Make a JSON format that first does something else with the file."""
 
     def dump_after(value: object, file: IO[str]) -> None:
         dump(file)
@@ -56,12 +56,12 @@ def a_format(dump: Callable[[IO[str]], object]) -> Any:
 # What it is
 
 
-def test_it_has_no_name_where_that_can_be(tmp_path: Path, temporary_file: str) -> None:
+def test_it_has_no_name_if_possible(tmp_path: Path, temporary_file: str) -> None:
     found = commits(a_store(tmp_path))
     assert len(found) == (1 if temporary_file == 'named' else 0)
 
 
-def test_it_takes_the_place_of_the_file_itself_unless_it_cannot_be_given_a_name(
+def test_it_becomes_the_file_itself_unless_it_cannot_get_a_name(
     tmp_path: Path, temporary_file: str
 ) -> None:
     store = a_store(tmp_path)
@@ -74,7 +74,7 @@ def test_it_takes_the_place_of_the_file_itself_unless_it_cannot_be_given_a_name(
 
 @pytest.mark.usefixtures('temporary_file')
 @pytest.mark.parametrize('is_binary', [False, True])
-def test_to_a_format_it_has_no_name(tmp_path: Path, is_binary: bool) -> None:
+def test_a_format_sees_no_name(tmp_path: Path, is_binary: bool) -> None:
     found: list[object] = []
     format = SimpleNamespace(
         dump=lambda value, file: found.append(file.name), load=lambda file: None
@@ -85,7 +85,7 @@ def test_to_a_format_it_has_no_name(tmp_path: Path, is_binary: bool) -> None:
 
 @linux
 @pytest.mark.parametrize('error', ['EOPNOTSUPP', 'EISDIR', 'EINVAL', 'ENOENT', 'EIO'])
-def test_it_is_named_where_no_file_can_be_without_a_name(
+def test_it_has_a_name_where_every_file_must_have_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: str
 ) -> None:
     open_file = os.open
@@ -102,7 +102,7 @@ def test_it_is_named_where_no_file_can_be_without_a_name(
 
 @linux
 @pytest.mark.parametrize('error', ['EPERM', 'EACCES', 'EXDEV', 'EOPNOTSUPP', 'ENOENT'])
-def test_it_is_copied_where_no_file_can_be_given_a_name(
+def test_it_is_copied_where_it_cannot_get_a_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: str
 ) -> None:
     def refuse(*args: Any, **kwargs: Any) -> None:
@@ -116,7 +116,7 @@ def test_it_is_copied_where_no_file_can_be_given_a_name(
 @linux
 @pytest.mark.parametrize('number', [errno.ENOSPC, errno.EDQUOT])
 @pytest.mark.parametrize('call', ['open', 'link'])
-def test_it_is_neither_named_nor_copied_where_there_is_no_room(
+def test_it_is_neither_named_nor_copied_on_a_full_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int
 ) -> None:
     calls: list[Any] = []
@@ -134,7 +134,7 @@ def test_it_is_neither_named_nor_copied_where_there_is_no_room(
 
 @contextmanager
 def bindfs(source: Path, target: Path) -> Iterator[None]:
-    """Mount a folder where no file can be without a name."""
+    """Mount a folder where every file must have a name."""
     subprocess.run(['bindfs', source, target], check=True)
     try:
         with pytest.raises(OSError, match=os.strerror(errno.EOPNOTSUPP)):
@@ -147,7 +147,7 @@ def bindfs(source: Path, target: Path) -> Iterator[None]:
 @linux
 @root
 @command('bindfs')
-def test_which_kind_it_is_is_decided_anew_for_each_commit(
+def test_each_commit_decides_again_whether_it_has_a_name(
     tmp_path: Path, temporary_file: str
 ) -> None:
     for name in 'plain', 'source', 'target':
@@ -158,7 +158,7 @@ def test_which_kind_it_is_is_decided_anew_for_each_commit(
         for _ in range(2):
             assert len(commits(plain)) == count
             assert len(commits(other)) == 1
-            # The same store, moved from one to the other, and back.
+            # Move one store from one folder to the other, and back.
             plain.path, other.path = other.path, plain.path
             assert len(commits(plain)) == 1
             assert len(commits(other)) == count
@@ -167,7 +167,7 @@ def test_which_kind_it_is_is_decided_anew_for_each_commit(
 
 @linux
 @root
-def test_it_is_named_where_there_is_no_proc(tmp_path: Path) -> None:
+def test_it_has_a_name_where_there_is_no_proc(tmp_path: Path) -> None:
     store = a_store(tmp_path)
 
     def commit() -> list[str]:
@@ -180,7 +180,7 @@ def test_it_is_named_where_there_is_no_proc(tmp_path: Path) -> None:
 
 
 def hide_proc() -> None:
-    """Be without /proc, in a mount namespace of this process's own."""
+    """Remove /proc, in this process's own mount namespace."""
     libc = ctypes.CDLL(None, use_errno=True)
 
     def call(name: str, *arguments: object) -> None:
@@ -198,7 +198,7 @@ def hide_proc() -> None:
 
 @pytest.fixture
 def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names that a commit creates or links a file under, each as often as tried."""
+    """The names under which commits try to create or link a file, one per attempt."""
     found: list[str] = []
 
     def note(name: str) -> bool:
@@ -212,7 +212,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def refuse_names(
     monkeypatch: pytest.MonkeyPatch, is_refused: Callable[[str], bool], number: int
 ) -> None:
-    """Let no file be created or linked under some names."""
+    """Refuse to create or link a file under some names."""
     open_file, link = os.open, os.link
 
     def check(path: Any) -> None:
@@ -233,11 +233,11 @@ def refuse_names(
 
 
 @pytest.mark.usefixtures('temporary_file')
-def test_its_name_is_hidden_short_and_says_whose_it_is(
+def test_its_name_is_hidden_and_short_and_names_the_package(
     tmp_path: Path, tried: list[str]
 ) -> None:
     commits(a_store(tmp_path))
-    assert len(set(tried)) == len(tried) >= 2  # another one for each commit
+    assert len(set(tried)) == len(tried) >= 2  # a new one for each commit
     for name in tried:
         assert re.fullmatch(HIDDEN, name)
         assert len(name) <= 32
@@ -247,14 +247,14 @@ def test_its_name_is_hidden_short_and_says_whose_it_is(
 @pytest.mark.parametrize(
     ('is_refused', 'number', 'becomes'),
     [
-        # Samba (`veto files`), and msdos, of which each has its own error
+        # Samba (`veto files`) and msdos, each with its own error
         (lambda name: name.startswith('.'), errno.EACCES, WITHOUT_A_DOT),
         (lambda name: name.startswith('.'), errno.ENOENT, WITHOUT_A_DOT),
         (lambda name: name.startswith('.'), errno.EINVAL, WITHOUT_A_DOT),
         (lambda name: len(name) > 14, errno.ENAMETOOLONG, SHORT),  # minix
     ],
 )
-def test_where_its_name_is_refused_it_has_another(
+def test_if_its_name_is_refused_it_gets_another(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     tried: list[str],
@@ -271,7 +271,7 @@ def test_where_its_name_is_refused_it_has_another(
 
 
 @pytest.mark.usefixtures('temporary_file')
-def test_where_every_name_is_refused_that_is_an_error_of_the_folder(
+def test_if_every_name_is_refused_the_error_names_the_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = a_store(tmp_path)
@@ -296,7 +296,7 @@ def test_a_name_that_is_taken_stays_and_another_is_tried(
 
 
 @pytest.mark.usefixtures('temporary_file')
-def test_where_all_names_are_taken_that_is_an_error_and_they_stay(
+def test_if_all_names_are_taken_that_is_an_error_and_they_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = a_store(tmp_path)
@@ -305,7 +305,7 @@ def test_where_all_names_are_taken_that_is_an_error_and_they_stay(
 
 
 @linux
-def test_what_a_link_with_its_name_leads_to_is_not_written_to(
+def test_the_target_of_a_link_with_its_name_is_not_written_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, temporary_file: str
 ) -> None:
     store = a_store(tmp_path)
@@ -318,7 +318,7 @@ def test_what_a_link_with_its_name_leads_to_is_not_written_to(
 
 
 def take_names(folder: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> list[str]:
-    """Let so many names that are tried be those of other files."""
+    """Create other files under this many of the names that are tried."""
     urandom, calls = os.urandom, iter(range(count))
 
     def as_expected(size: int) -> bytes:
@@ -355,7 +355,7 @@ def test_nobody_else_may_read_it_before_it_has_the_permissions_of_the_file(
 
 
 class Failure(BaseException):
-    """Nothing that anybody expects."""
+    """An error that no code expects."""
 
 
 def fail(file: IO[str]) -> None:
@@ -407,7 +407,7 @@ def test_it_does_not_stay_after_an_error_of_the_system(
 
 @pytest.fixture
 def _no_collections() -> Iterator[None]:
-    """Lose no interrupt in a callback of the garbage collector, as Hypothesis has one."""
+    """Stop Hypothesis's callback of the garbage collector from losing an interrupt."""
     gc.disable()
     yield
     gc.enable()
@@ -428,7 +428,7 @@ def test_neither_it_nor_a_descriptor_stays_after_interrupts_at_random_moments(
 
 
 def interrupt_commits(store: atomic_store.AtomicStore, after: float) -> None:
-    """Commit again and again until an interrupt comes, as by Ctrl-C."""
+    """Commit again and again until an interrupt comes, like that of Ctrl-C."""
     is_over: list[bool] = []
 
     def interrupt() -> None:
@@ -436,7 +436,7 @@ def interrupt_commits(store: atomic_store.AtomicStore, after: float) -> None:
         _thread.interrupt_main()
         is_over.append(True)
 
-    # Not by the module threading, whose locks do not bear interrupts.
+    # Not with the module threading: interrupts break its locks.
     with contextlib.suppress(KeyboardInterrupt):
         _thread.start_new_thread(interrupt, ())
         while not is_over:
@@ -447,10 +447,10 @@ def interrupt_commits(store: atomic_store.AtomicStore, after: float) -> None:
 @posix
 @pytest.mark.usefixtures('temporary_file')
 @pytest.mark.parametrize('is_seen', [False, True], ids=['gone', 'without links'])
-def test_it_stays_where_it_has_become_the_only_copy(
+def test_it_stays_if_it_is_the_only_copy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_seen: bool
 ) -> None:
-    """SMB on Linux before 6.17: a rename that fails may take the target away."""
+    """SMB on Linux before 6.17: a rename that fails may remove the target."""
     store = a_store(tmp_path)
     path = tmp_path / 'state.json'
     stat = os.stat
@@ -480,7 +480,7 @@ def test_it_stays_where_it_has_become_the_only_copy(
 
 @posix
 @pytest.mark.usefixtures('temporary_file')
-def test_it_does_not_stay_where_there_was_no_file_to_lose(
+def test_it_does_not_stay_if_there_was_no_file_to_lose(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(source: str, target: str) -> None:
@@ -530,7 +530,7 @@ def test_if_somebody_else_has_removed_it_no_note_says_that_it_stays(
 
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What a commit calls to sync and to name the file."""
+    """The calls with which a commit syncs and names the file."""
     found: list[str] = []
     fsync, link, replace = os.fsync, os.link, os.replace
 
@@ -576,13 +576,13 @@ def test_it_is_synced_before_and_the_folder_after_the_rename(
 
 @linux
 @pytest.mark.parametrize('is_known', [False, True], ids=['links unknown', 'one link'])
-def test_with_a_name_it_is_synced_again_where_the_folder_may_be_one_of_btrfs(
+def test_it_is_synced_again_with_a_name_if_the_folder_may_be_on_btrfs(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     steps: list[str],
     is_known: bool,
 ) -> None:
-    """A folder of overlayfs has one link only once a file was created in it."""
+    """A folder of overlayfs has one link only after a file was created in it."""
     store = a_store(tmp_path)
     stat, files = os.stat, len(descriptors())
 
@@ -640,14 +640,14 @@ def test_a_folder_that_cannot_be_synced_is_no_error(
     ('refuse', 'error'),
     [
         *((refuse_to_sync_folders, error) for error in ('EIO', 'ENOSPC', 'EDQUOT')),
-        # Another commit may find what this one lacks.
+        # A later commit may find what this one lacks.
         *(
             (refuse_to_open_folders, error)
             for error in ('EMFILE', 'ENFILE', 'ENOMEM', 'ENOSPC', 'EDQUOT')
         ),
     ],
 )
-def test_an_error_in_syncing_the_folder_says_that_the_file_holds_the_new_value(
+def test_if_the_sync_of_the_folder_fails_a_note_says_that_the_value_is_new(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     refuse: Callable[[pytest.MonkeyPatch, str], None],
@@ -693,14 +693,14 @@ def test_an_error_in_closing_after_the_rename_is_no_error(
 
 @linux
 @pytest.mark.usefixtures('temporary_file')
-def test_a_folder_that_may_be_written_to_but_not_read_is_no_error(folder: Path) -> None:
+def test_a_folder_that_is_writable_but_not_readable_is_no_error(folder: Path) -> None:
     store = a_store(folder)
     folder.chmod(0o333)
     in_child(store.commit, uid=USER)
     assert atomic_store.open(store.path).value == store.value
 
 
-# What it takes
+# Descriptors
 
 
 @contextmanager
@@ -719,13 +719,13 @@ def free_descriptors(count: int) -> Iterator[None]:
 
 @linux
 @pytest.mark.usefixtures('temporary_file')
-def test_without_a_descriptor_for_it_that_is_an_error(tmp_path: Path) -> None:
+def test_if_no_descriptor_is_free_that_is_an_error(tmp_path: Path) -> None:
     store = a_store(tmp_path)
     assert fails(store, errno.EMFILE, free_descriptors(0)) == []
 
 
 @linux
-def test_one_descriptor_is_enough_or_two_to_copy_it(
+def test_one_free_descriptor_is_enough_or_two_for_a_copy(
     tmp_path: Path, temporary_file: str
 ) -> None:
     store = a_store(tmp_path)

@@ -1,4 +1,4 @@
-"""Text is UTF-8 and as written, on every system and in every locale."""
+"""Text is UTF-8 and unchanged, on every system and in every locale."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_text_is_utf_8(tmp_path: Path, text: str) -> None:
     assert atomic_store.open(path).value == text
 
 
-def test_what_utf_8_cannot_write_is_an_error_and_the_file_keeps_its_value(
+def test_text_that_utf_8_cannot_encode_is_an_error_and_the_file_keeps_its_value(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / 'state.json'
@@ -72,7 +72,7 @@ assert ''.join(atomic_store.open(path, [], Lines(), is_binary=False).value) == t
 """
 
 
-def test_text_is_utf_8_and_as_written_under_the_locale_c(tmp_path: Path) -> None:
+def test_text_is_utf_8_and_unchanged_in_the_locale_c(tmp_path: Path) -> None:
     path = tmp_path / 'grüße'
     subprocess.run(
         [sys.executable, '-P', '-Werror', '-c', IN_A_LOCALE_WITHOUT_UTF_8, path],

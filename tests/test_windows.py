@@ -1,6 +1,6 @@
-"""On Windows a file that anybody has open cannot be replaced or removed, so we wait.
+"""On Windows, nobody can replace or remove a file that is open, so the package waits.
 
-What of this can be imitated is tested everywhere, the rest on Windows.
+Everything that can be imitated is tested on all systems, the rest only on Windows.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> atomic_store.Atomi
 def waits(
     store: atomic_store.AtomicStore, monkeypatch: pytest.MonkeyPatch
 ) -> list[float]:
-    """How long each wait was from now on. They take no time, only our patience."""
+    """The length of each wait from now on. The waits only advance an imitated clock."""
     found: list[float] = []
     monkeypatch.setattr(time, 'sleep', found.append)
     monkeypatch.setattr(time, 'monotonic', lambda: 1_000_000 + sum(found))
@@ -58,7 +58,7 @@ def refuse(
     winerror: int = SHARING_VIOLATION,
     times: int = 1_000_000,
 ) -> list[Any]:
-    """Let a function fail so many times, as Windows does; return the calls."""
+    """Make a function fail this many times, like Windows. Return the calls."""
     call, calls = getattr(module, name), []
 
     def refused(*args: Any, **kwargs: Any) -> Any:
@@ -79,7 +79,7 @@ IN_USE = pytest.mark.parametrize(
 
 
 @IN_USE
-def test_a_file_that_is_in_use_is_replaced_once_it_is_not(
+def test_a_file_in_use_is_replaced_when_it_is_free(
     store: atomic_store.AtomicStore,
     monkeypatch: pytest.MonkeyPatch,
     waits: list[float],
@@ -91,7 +91,7 @@ def test_a_file_that_is_in_use_is_replaced_once_it_is_not(
 
 
 @IN_USE
-def test_a_temporary_file_that_is_in_use_is_renamed_once_it_is_not(
+def test_a_temporary_file_in_use_is_renamed_when_it_is_free(
     store: atomic_store.AtomicStore,
     monkeypatch: pytest.MonkeyPatch,
     waits: list[float],
@@ -104,7 +104,7 @@ def test_a_temporary_file_that_is_in_use_is_renamed_once_it_is_not(
 
 
 @IN_USE
-def test_a_file_that_is_in_use_is_loaded_once_it_is_not(
+def test_a_file_in_use_is_loaded_when_it_is_free(
     store: atomic_store.AtomicStore,
     monkeypatch: pytest.MonkeyPatch,
     waits: list[float],
@@ -116,7 +116,7 @@ def test_a_file_that_is_in_use_is_loaded_once_it_is_not(
 
 
 @IN_USE
-def test_the_temporary_file_is_removed_once_it_is_not_in_use(
+def test_a_temporary_file_in_use_is_removed_when_it_is_free(
     store: atomic_store.AtomicStore,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -149,7 +149,7 @@ def test_a_file_that_stays_in_use_is_an_error_after_some_seconds_of_short_waits(
 
 
 @pytest.mark.usefixtures('waits')
-def test_a_temporary_file_that_stays_in_use_is_named_by_a_note(
+def test_a_note_names_a_temporary_file_that_stays_in_use(
     store: atomic_store.AtomicStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.value = object()
@@ -202,7 +202,7 @@ def test_nobody_waits_after_another_error(
         ('posix', errno.EACCES, False),
     ],
 )
-def test_an_error_of_the_c_library_is_taken_for_the_same_on_windows_alone(
+def test_an_error_of_the_c_library_means_in_use_only_on_windows(
     store: atomic_store.AtomicStore,
     monkeypatch: pytest.MonkeyPatch,
     waits: list[float],
@@ -237,7 +237,7 @@ def test_a_path_through_a_file_is_an_error_at_open_where_the_system_finds_no_fil
     assert atomic_store.open(tmp_path / 'folder/state.json', 'default').value
 
 
-def test_the_search_for_a_file_on_the_way_ends_on_a_drive_that_is_missing(
+def test_the_search_for_a_file_on_the_way_ends_on_a_missing_drive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os.path, 'lexists', lambda path: False)
@@ -263,10 +263,10 @@ def test_a_path_through_a_file_is_an_error_at_commit_where_the_system_finds_no_f
 
 
 @posix
-def test_what_a_link_leads_to_is_a_path_without_dots(
+def test_the_target_of_a_link_is_a_path_without_dots(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    r"""After the prefix of an absolute one, `\\?\`, they are names like any other."""
+    r"""After the prefix of an absolute path, `\\?\`, dots are ordinary names."""
     (tmp_path / 'one/folder').mkdir(parents=True)
     (tmp_path / 'two').mkdir()
     (tmp_path / 'two/folder').symlink_to('../one/folder')
@@ -281,7 +281,7 @@ def test_what_a_link_leads_to_is_a_path_without_dots(
     )
 
 
-# For real
+# On Windows itself
 
 
 def close_soon(close: Callable[[], object]) -> threading.Timer:
@@ -313,7 +313,7 @@ def test_a_reader_that_never_closes_the_file_is_an_error_that_says_so(
 
 
 def scan(folder: Path, sharing: int) -> threading.Timer:
-    """Have the temporary file open for a moment, as a virus scanner may."""
+    """Open the temporary file for a moment, like a virus scanner."""
     import ctypes
     from ctypes import wintypes
 
@@ -329,7 +329,7 @@ def scan(folder: Path, sharing: int) -> threading.Timer:
     return close_soon(lambda: kernel.CloseHandle(handle))
 
 
-NOTHING, READING_AND_WRITING = 0, 3  # what others may do meanwhile (CreateFileW)
+NOTHING, READING_AND_WRITING = 0, 3  # what others may do (CreateFileW)
 
 
 @windows
@@ -382,7 +382,7 @@ def test_a_folder_at_the_path_is_an_error_without_waiting(
     assert fails(store, errno.EISDIR) == []
 
 
-# Several processes. Each says when it has started, and begins when all have.
+# Several processes. Each reports that it has started, and waits for the others.
 WORKER = """
 import atomic_store, os, sys
 path, stop, pause = sys.argv[1], sys.argv[2], float(sys.argv[3])
@@ -455,7 +455,7 @@ def test_writers_without_pause_and_readers_all_succeed(
 
 @pytest.fixture
 def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
-    """Two folders on drive C:, which has the first one as its working folder."""
+    """Two folders on drive C:. The first one is the drive's working folder."""
     here, there = tmp_path / 'here', tmp_path / 'there'
     here.mkdir()
     there.mkdir()

@@ -1,10 +1,10 @@
 # pyright: strict, reportUnnecessaryTypeIgnoreComment=true
-"""Calls that a type checker must accept, and some, marked, that it must reject.
+"""Calls that a type checker must accept, and marked ones that it must reject.
 
     mypy --strict tests/typed_examples.py
     pyright tests/typed_examples.py
 
-Nothing runs this file. A mark that is not needed is an error to both.
+Nothing runs this file. Both report a mark that is not needed as an error.
 """
 
 from __future__ import annotations
