@@ -89,8 +89,8 @@ def open_to_read(path: str, is_binary: bool) -> IO[Any] | None:
 
 
 def _is_listed(path: str) -> bool:
-    """Whether the folder of a file, or of what a link leads to, lists it."""
-    # Not always realpath(), which finds something behind a missing folder and `..`.
+    """Whether a file is listed in its folder. Links are followed."""
+    # For links only: realpath() finds `missing/../file`, which the system does not.
     target = os.path.realpath(path) if os.path.islink(path) else path
     folder, name = os.path.split(target)
     try:
@@ -136,7 +136,7 @@ class _Replacement(AtomicWriter):
         super().__init__(target, 'wb')
         self._folder = os.path.dirname(target)
         self._options: dict[str, Any] = {'mode': 'wb'} if is_binary else _TEXT_TO_WRITE
-        # Python's file objects do not close these descriptors: an interrupt, or an audit
+        # File objects of Python do not close these descriptors: an interrupt or an audit
         # hook, could come between opening one and handing it over. Close a file object
         # first, since it could write to another file that gets the same descriptor.
         self._descriptors: list[int] = []
@@ -425,7 +425,7 @@ def _status(path: str) -> os.stat_result | None:
     for _ in range(1000):
         with contextlib.suppress(FileNotFoundError):
             return os.lstat(path)
-        # As in open_to_read(): a new file would be open to more than the old one was.
+        # As in open_to_read(). To miss the old file would lose its permissions.
         if not _is_listed(path):
             break
         time.sleep(0.001)

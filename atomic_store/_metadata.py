@@ -73,7 +73,7 @@ def of_file(path: str) -> Metadata | None:
         try:
             status = os.stat(path)
         except FileNotFoundError:
-            continue  # perhaps for a moment: see open_to_read()
+            continue  # perhaps only for a moment: see open_to_read()
         except OSError:
             return None
         # Mode and ACL must be of one moment: each changes what the other means.
