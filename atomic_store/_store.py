@@ -327,7 +327,7 @@ class AtomicStore(Generic[_Value]):
         if isinstance(error, FileNotFoundError):
             folder = os.path.dirname(os.path.realpath(self._target))
             if not os.path.isdir(folder):
-                yield f'the folder {folder!r} does not exist: create it first'
+                yield f'the folder {folder!r} does not exist, and is not created'
                 if os.fsdecode(self.path).startswith('~'):
                     yield 'Python does not expand ~ in a path: use os.path.expanduser()'
         if isinstance(error, TypeError):

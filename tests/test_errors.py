@@ -202,7 +202,7 @@ def test_a_missing_folder_is_an_error_that_names_it(tmp_path: Path) -> None:
     folder = tmp_path / "it's" / 'missing'
     store = atomic_store.open(folder / 'state.json')
     (hint,) = hints_of_committing(store, FileNotFoundError)
-    assert hint == f'the folder {str(folder)!r} does not exist: create it first'
+    assert hint == f'the folder {str(folder)!r} does not exist, and is not created'
     folder.mkdir(parents=True)
     store.commit()
 

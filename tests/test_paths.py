@@ -164,7 +164,7 @@ def test_a_missing_folder_gives_the_default_and_may_be_made_before_the_commit(
         store.commit()
     assert notes(raised.value) == [
         f'while committing {os.fspath(path)!r}',
-        f'the folder {os.fspath(path.parent)!r} does not exist: create it first',
+        f'the folder {os.fspath(path.parent)!r} does not exist, and is not created',
     ]
     path.parent.mkdir(parents=True)
     store.commit()

@@ -353,17 +353,22 @@ def test_a_scanner_of_the_temporary_file_is_waited_for(
 @windows
 @pytest.mark.parametrize('sharing', [NOTHING, READING_AND_WRITING])
 def test_a_scanner_of_the_temporary_file_is_waited_for_after_an_error(
-    tmp_path: Path, sharing: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sharing: int
 ) -> None:
     store = a_store(tmp_path)
-    scanners = []
+    scanners: list[threading.Timer] = []
+    unlink = os.unlink
+
+    def scan_first(path: str) -> None:
+        if not scanners:
+            scanners.append(scan(tmp_path, sharing))
+        unlink(path)
 
     def dump(value: object, file: IO[str]) -> None:
-        file.close()
-        scanners.append(scan(tmp_path, sharing))
         raise ZeroDivisionError
 
     store.format = SimpleNamespace(dump=dump, load=json.load)
+    monkeypatch.setattr(os, 'unlink', scan_first)
     with left_alone(tmp_path), pytest.raises(ZeroDivisionError):
         store.commit()
     scanners[0].join()
