@@ -413,9 +413,7 @@ def _follow_links(path: str) -> tuple[str, _metadata.Metadata | None]:
         except FileNotFoundError:
             pass  # the last link dangles
         else:
-            status = status or _status(target)
-            if status is None:
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), target)
+            status = status or os.lstat(target)
     if status is None:
         _refuse_a_path_through_a_file(target)
     return target, None if status is None else _metadata.of_status(target, status)
@@ -423,10 +421,13 @@ def _follow_links(path: str) -> tuple[str, _metadata.Metadata | None]:
 
 def _status(path: str) -> os.stat_result | None:
     for _ in range(1000):
-        with contextlib.suppress(FileNotFoundError):
+        try:
             return os.lstat(path)
-        # As in open_to_read(). To miss the old file would lose its permissions.
+        except FileNotFoundError as error:
+            missing = error
+        # As in open_to_read(): if it were taken for a new file, it would be open to more
+        # people than the old one.
         if not _is_listed(path):
-            break
+            return None
         time.sleep(0.001)
-    return None
+    raise missing

@@ -495,3 +495,19 @@ def test_an_error_that_only_looks_like_a_known_one_has_no_note_but_the_file(
     del error.__notes__
     path.write_text('content')
     assert hints_of_loading(path, type(error), store.format) == []
+
+
+@pytest.mark.parametrize(
+    'base', [atomic_store.AbstractFormatFile, atomic_store.AbstractFormatBstr]
+)
+def test_a_class_that_needs_arguments_is_an_error_that_names_the_instance(
+    tmp_path: Path, base: type
+) -> None:
+    class Indented(base):  # type: ignore[misc]
+        def __init__(self, indent: int) -> None: ...
+
+    with pytest.raises(TypeError, match='indent') as raised:
+        atomic_store.open(tmp_path / 'state', format=Indented)
+    assert raised.value.__notes__ == [
+        'the format is a class: give an instance of Indented'
+    ]

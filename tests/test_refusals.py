@@ -22,7 +22,7 @@ from types import SimpleNamespace
 from typing import IO, Any, NamedTuple
 
 import pytest
-from support import NOBODY, root
+from support import NOBODY, names, root
 
 import atomic_store
 
@@ -630,6 +630,23 @@ def test_a_listed_file_that_always_seems_missing_is_an_error_and_not_the_default
             start = time.monotonic()
             atomic_store.open(folder / 'shown/state.json', 'default')
         assert time.monotonic() - start > 1
+
+
+def test_a_listed_file_that_always_seems_missing_is_not_replaced_by_a_new_one(
+    folder: Path,
+) -> None:
+    operations = Passthrough(folder / 'source')
+    with shown(operations, folder / 'shown'):
+        path = prepare(folder / 'source', '0640')
+        store = atomic_store.open(folder / 'shown/state.json')
+        store.value = 'new'
+        with (
+            operations.refusing('getattr /state.json', errno.ENOENT),
+            pytest.raises(FileNotFoundError, match=r'state\.json'),
+        ):
+            store.commit()
+    assert path.read_text() == '"old"'
+    assert names(folder / 'source') == ['state.json']
 
 
 # FUSE has no files without a name, no links to them and no ENOTSUPP, and it cannot tell
