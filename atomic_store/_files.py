@@ -127,7 +127,7 @@ class _Replacement(AtomicWriter):
     """A new file, and the steps by which it replaces the old one."""
 
     _path: str  # AtomicWriter's
-    _file: IO[Any] | None = None
+    _file: Any = None
     temporary: str | None = None
     is_last_copy = False
 
@@ -136,9 +136,9 @@ class _Replacement(AtomicWriter):
         super().__init__(target, 'wb')
         self._folder = os.path.dirname(target)
         self._options: dict[str, Any] = {'mode': 'wb'} if is_binary else _TEXT_TO_WRITE
-        # File objects of Python do not close these descriptors: an interrupt or an audit
-        # hook, could come between opening one and handing it over. Close a file object
-        # first, since it could write to another file that gets the same descriptor.
+        # File objects do not close these descriptors: an interrupt could come between
+        # opening one and handing it over. Close the file object first: it could write
+        # to another file that gets the same descriptor.
         self._descriptors: list[int] = []
 
     def get_fileobject(self) -> IO[Any]:  # type: ignore[override]
@@ -180,10 +180,9 @@ class _Replacement(AtomicWriter):
         mode = 0o666 if self._old is None else 0o600
         self._open_descriptor(path, flags | os.O_RDWR, mode)
         file: IO[Any] = _open(self._descriptors[-1], closefd=False, **options)
-        self._file = file
-        # Formats see this as the name of the file, which may have none.
-        binary: Any = getattr(file, 'buffer', file)
-        binary.raw.name = ''
+        # Not the text file: a format might detach it from its buffer.
+        self._file = getattr(file, 'buffer', file)
+        self._file.raw.name = ''  # formats see this name; the file may have none
         return file
 
     def _open_descriptor(self, path: str, flags: int, mode: int = 0) -> None:

@@ -390,6 +390,28 @@ def test_it_does_not_stay_after_an_error_of_the_format(
         store.commit()
 
 
+@posix  # which gives a new file the lowest descriptor that is free
+def test_what_a_format_keeps_of_it_does_not_write_to_another_file(
+    tmp_path: Path,
+) -> None:
+    kept = []
+
+    def detach_and_fail(file: IO[str]) -> None:
+        kept.append(file.detach())  # type: ignore[attr-defined]
+        kept[0].write(b'pending')
+        raise Failure
+
+    store = a_store(tmp_path)
+    store.format = a_format(detach_and_fail)
+    with pytest.raises(Failure):
+        store.commit()
+    with (tmp_path / 'other').open('wb'):
+        with contextlib.suppress(ValueError):
+            kept[0].flush()
+        kept.clear()
+    assert (tmp_path / 'other').read_bytes() == b''
+
+
 @linux
 @pytest.mark.usefixtures('temporary_file')
 @pytest.mark.parametrize('call', ['fsync', 'replace'])
