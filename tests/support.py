@@ -8,7 +8,7 @@ import pickle
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -177,3 +177,17 @@ def in_child(
     if failure is not None:
         raise failure
     return value
+
+
+def start_process(
+    command: Sequence[str | Path], **options: Any
+) -> subprocess.Popen[Any]:
+    """Start a process, and try again if Wine fails to."""
+    for _ in range(10):
+        try:
+            return subprocess.Popen(command, **options)
+        except OSError as error:
+            # ERROR_INTERNAL_ERROR, seen where many processes come and go.
+            if getattr(error, 'winerror', None) != 1359:
+                raise
+    return subprocess.Popen(command, **options)

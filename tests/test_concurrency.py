@@ -18,6 +18,7 @@ from pathlib import Path
 import concurrency_worker
 import pytest
 from concurrency_worker import read_whole, value_of
+from support import start_process
 
 import atomic_store
 
@@ -77,8 +78,9 @@ def test_a_kill_leaves_a_whole_value_and_at_most_a_temporary_file(
     processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(work: str, mark: str) -> None:
-        command = [sys.executable, concurrency_worker.__file__, work, str(path), mark]
-        processes[mark] = subprocess.Popen(command, stdout=to_report)
+        worker = str(concurrency_worker.__file__)
+        command = [sys.executable, worker, work, path, mark]
+        processes[mark] = start_process(command, stdout=to_report)
         while mark not in wait():
             pass
 

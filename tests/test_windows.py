@@ -20,7 +20,17 @@ from typing import IO, Any
 
 import pytest
 from atomicwrites import replace_atomic
-from support import a_store, commits, fails, left_alone, names, notes, posix, windows
+from support import (
+    a_store,
+    commits,
+    fails,
+    left_alone,
+    names,
+    notes,
+    posix,
+    start_process,
+    windows,
+)
 
 import atomic_store
 from atomic_store import _files
@@ -431,7 +441,7 @@ def test_writers_without_pause_and_readers_all_succeed(
     atomic_store.open(path, [0]).commit()
 
     def start(code: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+        return start_process(
             [sys.executable, '-c', code, path, stop, str(pause)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
