@@ -79,7 +79,7 @@ def test_a_kill_leaves_a_whole_value_and_at_most_a_temporary_file(
 
     def start(work: str, mark: str) -> None:
         worker = str(concurrency_worker.__file__)
-        command = [sys.executable, worker, work, path, mark]
+        command: list[str | Path] = [sys.executable, worker, work, path, mark]
         processes[mark] = start_process(command, stdout=to_report)
         while mark not in wait():
             pass
