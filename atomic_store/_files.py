@@ -149,11 +149,10 @@ class _Replacement(AtomicWriter):
                 return self._create(self._folder, _O_TMPFILE, self._options)
             except OSError as error:
                 _metadata.raise_if_full(error)
-                self._close()  # if it was opened
         return self._create_named(self._options)
 
     def _create_named(self, options: dict[str, Any]) -> IO[Any]:
-        refusal, others = OSError(), len(self._descriptors)
+        refusal = OSError()
         for name in _TEMPORARY_NAMES * 2:
             self.temporary = self._new_path(name)
             try:
@@ -162,8 +161,6 @@ class _Replacement(AtomicWriter):
                 refusal = error
             except OSError as error:
                 refusal = error
-                with contextlib.suppress(OSError):
-                    self._close(others)
                 with contextlib.suppress(OSError):
                     os.unlink(self.temporary)
             self.temporary = None  # a file of that name is not ours
@@ -178,8 +175,14 @@ class _Replacement(AtomicWriter):
         # the folder's default ACL. If there is one, nobody else may open the new file
         # until it has the permissions of the old one.
         mode = 0o666 if self._old is None else 0o600
+        others = len(self._descriptors)
         self._open_descriptor(path, flags | os.O_RDWR, mode)
-        file: IO[Any] = _open(self._descriptors[-1], closefd=False, **options)
+        try:
+            file: IO[Any] = _open(self._descriptors[-1], closefd=False, **options)
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._close(others)
+            raise
         # Not the text file: a format might detach it from its buffer.
         self._file = getattr(file, 'buffer', file)
         self._file.raw.name = ''  # formats see this name; the file may have none
