@@ -1,387 +1,213 @@
-"""Read a file, and replace one.
+"""Find a file, and open it to load a value.
 
-`replace` lists the steps of a commit, and `_Replacement` has a method for each. Their
-order keeps the value safe in a crash: the content is synced before the new file
-replaces the old one, and the folder is synced after that. A commit needs only a plain
-temporary file and a rename. The rest (a file without a name, `_metadata`, the sync of
-the folder) must never make a commit fail that would succeed without it.
+Two things make that harder than one call. A commit must follow symbolic links itself,
+because it replaces the file that they lead to. And on some file systems, a file seems to
+be missing for a moment while another program replaces it. Nothing here writes.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
+import functools
 import io
+import itertools
 import os
-import shutil
 import stat
+import sys
 import time
 from collections.abc import Callable
-from functools import partial
+from contextlib import suppress
 from typing import IO, Any, TypeVar
 
-from atomicwrites import AtomicWriter, replace_atomic
-
-from . import _metadata
-
-try:
-    import fcntl
-except ImportError:  # on Windows
-    fcntl = None  # type: ignore[assignment]
+from . import _windows
 
 _T = TypeVar('_T')
 
-# While a program shuts down, a `__del__` may still commit. By then, `open` is no longer
-# in the builtins.
-_open = io.open
+# While a program shuts down, a `__del__` may still use a store. By then, `open` is no
+# longer in the builtins.
+open_file = io.open
 
 # Text is UTF-8 everywhere. With newline='\n', no line ending is translated when reading
 # or writing, and only '\n' ends a line (library/functions, open).
-_TEXT: dict[str, Any] = {'encoding': 'utf-8', 'newline': '\n'}
+TEXT: dict[str, Any] = {'encoding': 'utf-8', 'newline': '\n'}
 
-_TEXT_TO_WRITE = {'mode': 'w', **_TEXT}
-
-# None where a temporary file always has a name.
-_O_TMPFILE: int | None = getattr(os, 'O_TMPFILE', None)
-
-# If a leading dot is refused, as by Samba's `veto files`, the second name is used. If
-# only short names fit, as on minix or in a folder whose own path is nearly as long as
-# Windows allows, the last one is used.
-_TEMPORARY_NAMES = ('.atomic_store-{}.tmp', '{}-atomic_store.tmp', '{:.8}')
-
-# The errors of fsync(2) if a file system cannot sync a folder, and of fcntl(2) if it
-# has no F_FULLFSYNC.
-_NO_SYNC = {errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EBADF}
-
-_SCARCE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT}
-_NOT_SYNCED = 'the file already holds the new value, but a power cut may undo that'
-
-# How long to retry on Windows, in seconds.
-_PATIENCE = 5.0
-_IN_USE = {5, 32, 33}  # access denied, sharing violation, lock violation
+_MOST_LINKS = 40  # the limit of Linux (path_resolution(7))
+_MOST_NAMES = 5000  # on a network, each name takes time
+_MOST_LOOKS = 1000  # ends them if a test has stopped the clock
+_LOOKS = 3
+_SECOND = 1.0
+_PAUSE = 0.001
 
 
 def open_to_read(path: str, is_binary: bool) -> IO[Any] | None:
     """Open the file at `path` to load a value, or return None if there is none."""
-    options: dict[str, Any] = {'mode': 'rb'} if is_binary else _TEXT
-    open_file: Callable[[], IO[Any]] = partial(_open, path, **options)
+    options: dict[str, Any] = {'mode': 'rb'} if is_binary else TEXT
+    open_now: Callable[[], IO[Any]] = functools.partial(open_file, path, **options)
+
+    def open_when_free() -> IO[Any]:
+        return _windows.wait_while_in_use(open_now, why_in_vain)
 
     def why_in_vain() -> str | None:
         return 'it is a folder' if os.path.isdir(path) else None
 
-    absent = 0
-    for _ in range(1000):
-        try:
-            return _patiently(open_file, why_in_vain)
-        except FileNotFoundError as error:
-            missing = error
-        if os.path.basename(path) in ('', os.curdir, os.pardir):
-            break  # that is the name of a folder
-        # On some FUSE file systems, a file seems to be missing at the moment when it is
-        # replaced: on most, to open() alone (libfuse issue 637), on ntfs-3g also to
-        # stat(). If the default were loaded then, a commit would destroy the value.
-        absent += not os.path.exists(path)
-        if absent > 2 and not _is_listed(path):
-            _refuse_a_path_through_a_file(path)
-            return None
-        time.sleep(0.001)
-    raise missing
-
-
-def _is_listed(path: str) -> bool:
-    """Whether a file is listed in its folder. Links are followed."""
+    with suppress(FileNotFoundError):
+        return open_when_free()
     # For links only: realpath() finds `missing/../file`, which the system does not.
     target = os.path.realpath(path) if os.path.islink(path) else path
-    folder, name = os.path.split(target)
+    file = _look(open_when_free, target)
+    if file is None:
+        _refuse_a_path_through_a_file(path)
+    return file
+
+
+def find(path: str) -> tuple[str, os.stat_result | None]:
+    """Follow links. Return the path of what they lead to, and its status if it exists."""
+    for _ in range(_LOOKS * 10):
+        target, status = _follow(path)
+        if target is path:
+            break
+        # What was found must be what the kernel opens. It is not if the last link is
+        # one of /proc/PID/fd and means a deleted file, or one in another mount namespace
+        # (proc(5)), or if another program is just replacing the file: look again.
+        try:
+            found = os.stat(path)
+        except FileNotFoundError:
+            if status is None:
+                break
+        else:
+            if status is not None and os.path.samestat(found, status):
+                break
+    else:
+        reason = 'What the link leads to is not at this path'
+        raise FileNotFoundError(errno.ENOENT, reason, target)
+    if status is None:
+        _refuse_a_path_through_a_file(target)
+    return target, status
+
+
+def _follow(path: str) -> tuple[str, os.stat_result | None]:
+    target = path
+    for _ in range(_MOST_LINKS + 1):
+        status = find_status(target)
+        if status is None or not stat.S_ISLNK(status.st_mode):
+            return target, status
+        folder = os.path.dirname(target)
+        _refuse_a_planted_link(target, folder or os.curdir, status)
+        target = os.path.join(folder, os.readlink(target))
+        if os.name == 'nt':
+            # After the prefix of an absolute link, `..` would be an ordinary name.
+            target = os.path.normpath(target)
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+
+
+def _refuse_a_planted_link(link: str, folder: str, status: os.stat_result) -> None:
+    """Refuse a link that the kernel refuses: see fs.protected_symlinks in proc(5).
+
+    In a folder where anyone may write and only owners may remove, others may have made
+    it. The kernel's own check comes too late: by then, they may have replaced the link.
+    """
+    if os.name == 'nt' or status.st_uid == os.geteuid():
+        return
+    parent = os.stat(folder)
+    anyone_may_write = stat.S_ISVTX | stat.S_IWOTH
+    if parent.st_mode & anyone_may_write == anyone_may_write and not (
+        status.st_uid == parent.st_uid and is_known('uid', parent.st_uid)
+    ):
+        reason = 'Link of another user in a folder where anyone may write'
+        raise PermissionError(errno.EACCES, reason, link)
+
+
+def is_known(kind: str, identity: int) -> bool:
+    """Whether a number of this kind ('uid' or 'gid') stands for one user or group.
+
+    In a user namespace that does not map all numbers, as in many containers, one number
+    stands for all those that are not mapped (user_namespaces(7)).
+    """
+    if sys.platform != 'linux' or identity != _overflow_id(kind):
+        return True
     try:
-        return name in os.listdir(folder)
-    except OSError:
+        with open_file(f'/proc/self/{kind}_map', 'rb') as file:
+            return sum(int(line.split()[2]) for line in file) >= 2**32 - 1
+    except (
+        FileNotFoundError
+    ):  # this kernel has no user namespaces, or there is no /proc
+        return os.path.exists('/proc/self')
+    except (OSError, ValueError, IndexError):
         return False
 
 
-def replace(path: str, is_binary: bool, dump: Callable[[IO[Any]], object]) -> None:
-    """Replace the file at `path` with what `dump` writes."""
-    replacement = _Replacement(path, is_binary)
+@functools.cache
+def _overflow_id(kind: str) -> int:
     try:
-        file = replacement.get_fileobject()
-        dump(file)
-        replacement.sync(file)
-        replacement.commit(file)
-    except BaseException as error:
-        replacement.rollback()
-        temporary = replacement.temporary
-        if replacement.is_last_copy:
-            add_note(error, f'the old file is gone, the new value is in {temporary!r}')
-        elif temporary is not None:
-            add_note(error, f'the temporary file stays: {temporary!r}')
-        raise
+        with open_file(f'/proc/sys/kernel/overflow{kind}', 'rb') as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return 65534  # the default (user_namespaces(7))
 
 
-def add_note(error: BaseException, note: str) -> None:
-    """Add a note to an error if it accepts one. A frozen dataclass does not."""
-    with contextlib.suppress(Exception):
-        BaseException.add_note(error, note)
+def refuse_unless_regular(path: str, status: os.stat_result) -> None:
+    """Raise an OSError for a folder, a device, a FIFO or a socket."""
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, 'Not a regular file, so it is not replaced', path)
 
 
-class _Replacement(AtomicWriter):
-    """A new file, and the steps by which it replaces the old one."""
-
-    _path: str  # AtomicWriter's
-    _file: Any = None
-    temporary: str | None = None
-    is_last_copy = False
-
-    def __init__(self, path: str, is_binary: bool) -> None:
-        target, self._old = _follow_links(path)
-        super().__init__(target, 'wb')
-        self._folder = os.path.dirname(target)
-        self._options: dict[str, Any] = {'mode': 'wb'} if is_binary else _TEXT_TO_WRITE
-        # File objects do not close these descriptors: an interrupt could come between
-        # opening one and handing it over. Close the file object first: it could write
-        # to another file that gets the same descriptor.
-        self._descriptors: list[int] = []
-
-    def get_fileobject(self) -> IO[Any]:  # type: ignore[override]
-        """Create the temporary file, without a name if possible."""
-        # Without /proc, it could not be given a name later.
-        if _O_TMPFILE is not None and os.path.exists('/proc/self/fd'):
-            try:
-                return self._create(self._folder, _O_TMPFILE, self._options)
-            except OSError as error:
-                _metadata.raise_if_full(error)
-        return self._create_named(self._options)
-
-    def _create_named(self, options: dict[str, Any]) -> IO[Any]:
-        refusal = OSError()
-        for name in _TEMPORARY_NAMES * 2:
-            self.temporary = self._new_path(name)
-            try:
-                return self._create(self.temporary, os.O_CREAT | os.O_EXCL, options)
-            except FileExistsError as error:
-                refusal = error
-            except OSError as error:
-                refusal = error
-                with contextlib.suppress(OSError):
-                    os.unlink(self.temporary)
-            self.temporary = None  # a file of that name is not ours
-        refusal.filename = self._folder
-        raise refusal
-
-    def _new_path(self, name: str) -> str:
-        return os.path.join(self._folder, name.format(os.urandom(6).hex()))
-
-    def _create(self, path: str, flags: int, options: dict[str, Any]) -> IO[Any]:
-        # If there is no old file, do as open() does: the kernel applies the umask or
-        # the folder's default ACL. If there is one, nobody else may open the new file
-        # until it has the permissions of the old one.
-        mode = 0o666 if self._old is None else 0o600
-        others = len(self._descriptors)
-        self._open_descriptor(path, flags | os.O_RDWR, mode)
-        try:
-            file: IO[Any] = _open(self._descriptors[-1], closefd=False, **options)
-        except OSError:
-            with contextlib.suppress(OSError):
-                self._close(others)
-            raise
-        # Not the text file: a format might detach it from its buffer.
-        self._file = getattr(file, 'buffer', file)
-        self._file.raw.name = ''  # formats see this name; the file may have none
-        return file
-
-    def _open_descriptor(self, path: str, flags: int, mode: int = 0) -> None:
-        # The interpreter opens and stores it in one call. So no interrupt can come in
-        # between and leak it.
-        self._descriptors.extend(map(os.open, [path], [flags], [mode]))
-
-    def _close(self, others: int = 0) -> None:
-        while len(self._descriptors) > others:
-            # One call again: take the descriptor off the list and close it.
-            next(map(os.close, map(list.pop, [self._descriptors])))
-
-    def sync(self, f: IO[Any]) -> None:
-        """Flush the file, give it the metadata of the old one, and sync it."""
-        f.flush()
-        # Look again: the old file may have changed during a long write.
-        self._old = _metadata.of_file(self._path) or self._old
-        if self._old is not None:
-            # After the last write, because a write removes the set-user-ID bit and file
-            # capabilities (chmod(2), capabilities(7)).
-            _metadata.restore(f.fileno(), self._old)
-        _fsync(f.fileno())
-
-    def commit(self, f: IO[Any]) -> None:
-        """Replace the old file with the new one, and sync the folder."""
-        if self.temporary is None:
-            self._name(f)
-        else:
-            # Windows cannot rename an open file. Some network file systems store the
-            # file only now, and this may fail.
-            f.close()
-            self._close()
-        self._rename()
-        f.close()
-        with contextlib.suppress(OSError):
-            self._close()  # to free its descriptor for the folder
-        if hasattr(os, 'O_DIRECTORY'):  # on Windows, the rename is written through
-            self._sync_folder()
-
-    def _name(self, f: IO[Any]) -> None:
-        """Give a name to a file without one, or copy it to a file with one."""
-        syncs_again = _may_be_btrfs(self._folder)
-        self.temporary = self._new_path(_TEMPORARY_NAMES[0])
-        try:
-            # os.link() follows /proc/self/fd/N only if it calls linkat(2). It does so
-            # if it gets src_dir_fd. Any descriptor will do, because both paths are
-            # absolute.
-            os.link(
-                f'/proc/self/fd/{f.fileno()}',
-                self.temporary,
-                src_dir_fd=f.fileno(),
-                follow_symlinks=True,
-            )
-        except OSError as error:
-            self.temporary = None
-            _metadata.raise_if_full(error)
-            self._copy(f)
-        else:
-            if syncs_again:
-                _fsync(f.fileno())
-
-    def _copy(self, f: IO[Any]) -> None:
-        with f, _open(f.fileno(), 'rb', closefd=False) as source:
-            copy = self._create_named({'mode': 'wb'})
-            source.seek(0)
-            shutil.copyfileobj(source, copy)
-        self.sync(copy)
-        copy.close()
-        self._close()
-
-    def _rename(self) -> None:
-        assert self.temporary is not None
-        try:
-            if hasattr(os, 'O_DIRECTORY'):
-                os.replace(self.temporary, self._path)
-            else:
-                move = partial(replace_atomic, self.temporary, self._path)
-                _patiently(move, self._why_in_vain)
-        except OSError as error:
-            if error.errno == errno.EBUSY:
-                note = 'the file is a mount point, as in containers: mount its folder'
-                add_note(error, note)
-            # On an SMB mount, a rename that fails may remove the target (Linux before
-            # 6.17, while another program has the file open).
-            self.is_last_copy = self._old is not None and _is_gone(self._path)
-            raise
-        self.temporary = None
-
-    def _why_in_vain(self) -> str | None:
-        with contextlib.suppress(OSError):
-            if not os.stat(self._path).st_mode & stat.S_IWRITE:
-                return 'the file is read-only'
-        return None
-
-    def _sync_folder(self) -> None:
-        try:
-            self._open_descriptor(self._folder, os.O_RDONLY | os.O_DIRECTORY)
-        except OSError as error:
-            # A folder may be writable but not readable: its sync is skipped. But if
-            # descriptors or memory are scarce, a later commit may succeed.
-            if error.errno in _SCARCE:
-                add_note(error, _NOT_SYNCED)
-                raise
-            return
-        try:
-            _fsync(self._descriptors[-1])
-        except OSError as error:
-            if error.errno not in _NO_SYNC:
-                add_note(error, _NOT_SYNCED)
-                raise
-        with contextlib.suppress(OSError):
-            self._close()
-
-    def rollback(self, f: IO[Any] | None = None) -> None:
-        """Close the file, and remove it unless it is the last copy of the value."""
-        if self._file is not None:
-            # The first error matters more. ValueError: the format has detached it.
-            with contextlib.suppress(OSError, ValueError):
-                self._file.close()
-        while self._descriptors:
-            with contextlib.suppress(OSError):
-                self._close()
-        if self.temporary is not None and not self.is_last_copy:
-            unlink = partial(os.unlink, self.temporary)
-            with contextlib.suppress(OSError):
-                with contextlib.suppress(FileNotFoundError):
-                    _patiently(unlink)
-                self.temporary = None
+def find_status(path: str) -> os.stat_result | None:
+    """Return the status of the file or link at `path`, or None if there is none."""
+    try:
+        return os.lstat(path)
+    except FileNotFoundError:
+        pass
+    return _look(functools.partial(os.lstat, path), path)
 
 
-def _may_be_btrfs(folder: str) -> bool:
-    """Whether a file that was synced without a name must be synced again with one.
+def _look(action: Callable[[], _T], path: str) -> _T | None:
+    """Call an action that did not find the file at `path` once more, or some times.
 
-    btrfs ignores the sync of a file without a name, at least up to Linux 6.12
-    (btrfs_log_inode_parent() skips inodes that have no links): after a power cut, the
-    file is empty. Other file systems count a folder's subfolders in its links. btrfs
-    does not, so its folders have one link. A merged folder of overlayfs has one link,
-    too, and it may lie on btrfs. It is merged only when a file is created in it, so
-    call this later.
+    Return None if there is no such file. Raise FileNotFoundError if it is listed in its
+    folder but not found: if it were taken for missing, a default would replace it.
+
+    On some FUSE file systems, a file seems to be missing at the moment when it is
+    replaced: on most, to open() alone (libfuse issue 637), on ntfs-3g also to stat().
+    """
+    folder, name = os.path.split(path)
+    if name in ('', os.curdir, os.pardir):
+        return action()  # these are names of folders, so it raises the error
+    folder = folder or os.curdir
+    is_sure = not _may_miss_files(folder)
+    end = time.monotonic() + _SECOND
+    for look in range(1, _MOST_LOOKS):
+        with suppress(FileNotFoundError):
+            return action()
+        if is_sure or (look >= _LOOKS and not _is_listed(folder, name)):
+            return None
+        if time.monotonic() > end:
+            break
+        time.sleep(_PAUSE)
+    return action()
+
+
+def _may_miss_files(folder: str) -> bool:
+    """Whether a folder is on FUSE, or may be.
+
+    FUSE leaves `f_fsid` zero (convert_fuse_statfs() in the kernel's fs/fuse/inode.c).
     """
     try:
-        return os.stat(folder).st_nlink < 2
-    except OSError:
+        return os.statvfs(folder).f_fsid == 0
+    except FileNotFoundError:
+        return False  # there is no such folder
+    except (AttributeError, OSError):  # Windows has no statvfs()
         return True
 
 
-def _fsync(descriptor: int) -> None:
-    """Sync a file or folder, and on macOS the disk's cache, which fsync() does not."""
-    if hasattr(fcntl, 'F_FULLFSYNC'):
-        try:
-            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
-            return
-        except OSError as error:
-            if error.errno not in _NO_SYNC:
-                raise
-    os.fsync(descriptor)
-
-
-def _is_gone(path: str) -> bool:
+def _is_listed(folder: str, name: str) -> bool:
     try:
-        return os.stat(path).st_nlink == 0
+        with os.scandir(folder) as entries:
+            names = (entry.name for entry in itertools.islice(entries, _MOST_NAMES))
+            return name in names
     except OSError:
-        return True
-
-
-def _patiently(
-    action: Callable[[], _T], why_in_vain: Callable[[], str | None] = lambda: None
-) -> _T:
-    """Call `action`, and retry while Windows refuses because the file is open."""
-    end = 0.0
-    while True:
-        try:
-            return action()
-        except OSError as error:
-            if not _is_in_use(error):
-                raise
-            reason = why_in_vain()
-            if end and time.monotonic() > end:
-                reason = reason or (
-                    'another program has the file open, or you have no access to it: '
-                    f'tried for {_PATIENCE:.0f} seconds'
-                )
-            if reason:
-                add_note(error, reason)
-                raise
-        end = end or time.monotonic() + _PATIENCE
-        # A random pause, so that two waiting programs do not collide again and again.
-        time.sleep(0.01 * os.urandom(1)[0] / 255)
-
-
-def _is_in_use(error: OSError) -> bool:
-    winerror = getattr(error, 'winerror', None)
-    if winerror is not None:
-        return winerror in _IN_USE
-    # open() gets its errors from the C library, which sets no winerror.
-    return os.name == 'nt' and error.errno == errno.EACCES
+        return False
 
 
 def _refuse_a_path_through_a_file(path: str) -> None:
@@ -391,45 +217,3 @@ def _refuse_a_path_through_a_file(path: str) -> None:
         parent = os.path.dirname(parent)
     if os.path.isfile(parent):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
-
-
-def _follow_links(path: str) -> tuple[str, _metadata.Metadata | None]:
-    """Return the path of the file itself, and its metadata if it exists."""
-    target, status = path, _status(path)
-    links = 0
-    while status is not None and stat.S_ISLNK(status.st_mode):
-        links += 1
-        if links > 40:  # the limit of Linux (path_resolution(7))
-            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
-        target = os.path.join(os.path.dirname(target), os.readlink(target))
-        if os.name == 'nt':
-            # After the prefix of an absolute link, `..` would be an ordinary name.
-            target = os.path.normpath(target)
-        status = _status(target)
-    if links:
-        # Ask the kernel, too. It refuses links that somebody may have planted (proc(5),
-        # fs.protected_symlinks), and follows some without a path (proc(5),
-        # /proc/pid/fd).
-        try:
-            os.stat(path)
-        except FileNotFoundError:
-            pass  # the last link dangles
-        else:
-            status = status or os.lstat(target)
-    if status is None:
-        _refuse_a_path_through_a_file(target)
-    return target, None if status is None else _metadata.of_status(target, status)
-
-
-def _status(path: str) -> os.stat_result | None:
-    for _ in range(1000):
-        try:
-            return os.lstat(path)
-        except FileNotFoundError as error:
-            missing = error
-        # As in open_to_read(): if it were taken for a new file, it would be open to more
-        # people than the old one.
-        if not _is_listed(path):
-            return None
-        time.sleep(0.001)
-    raise missing

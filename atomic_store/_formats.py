@@ -6,6 +6,10 @@ import json
 import pickle
 from typing import IO, Any, Literal, Protocol
 
+from . import _notes
+
+_SLICE = 1 << 20
+
 
 class AbstractFormatFile:
     """Base class for a format that works on an open file.
@@ -183,11 +187,11 @@ class WrapBinaryFormat(AbstractFormatFile):
         name = self._names[0]
         data = getattr(self.format_bstr, name)(value, *args, **kwargs)
         try:
-            file.write(data)
+            _write(data, file)
         except TypeError as error:
             if not isinstance(data, str | bytes | bytearray | memoryview):
                 kind = type(data).__name__
-                error.add_note(f'{name} returned {kind}, not bytes or str')
+                _notes.add(error, f'{name} returned {kind}, {_notes.NO_STRING}')
             raise
 
     def load(self, file: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -289,15 +293,29 @@ class _Json(AbstractFormatFile):
         # json.dumps() uses the C encoder if it can, json.dump() never does. But
         # json.dumps() calls `encode` of the class, and json.dump() does not.
         if cls is None or _encodes_as_its_base(cls):
-            file.write(json.dumps(value, cls=cls, **kwargs))
-        else:
-            json.dump(value, file, cls=cls, **kwargs)
+            try:
+                return _write(json.dumps(value, cls=cls, **kwargs), file)
+            except MemoryError:
+                # Without these, nothing has asked an object for what it may give only
+                # once, as an iterator does.
+                if file.tell() or cls or kwargs.get('default'):
+                    raise
+        json.dump(value, file, cls=cls, **kwargs)
 
     def load(self, file: IO[Any], /, **kwargs: Any) -> Any:
         data = file.read()
         if isinstance(data, str):
             data = data.removeprefix('\ufeff')  # editors on Windows write it
         return json.loads(data, **kwargs)
+
+
+def _write(data: Any, file: IO[Any]) -> None:
+    # A text file makes bytes of all that it gets. In slices, these need little memory.
+    if isinstance(data, str) and len(data) > _SLICE:
+        for start in range(0, len(data), _SLICE):
+            file.write(data[start : start + _SLICE])
+    else:
+        file.write(data)
 
 
 def _encodes_as_its_base(cls: Any) -> bool:

@@ -10,16 +10,19 @@ Check every change to this module against two rules:
   =========================================  =============================
   owner                                      no set-user-ID
   group                                      no set-group-ID; group and
-                                             others: only what both had
+                                             others: only what both had,
+                                             or nothing if there is an ACL
   which attributes there are (one of them    group and others: only what
   might be an ACL)                           both had
-  ACL                                        group and others: nothing
+  an ACL                                     group and others: nothing
   anything, of a file that keeps changing    group and others: nothing
+  set-user-ID or set-group-ID                neither
+  mode, with the old owner                   the owner is not kept either
   mode                                       as created: owner only
   =========================================  =============================
 
-- Nothing here makes a commit fail, except a full disk or quota. A plain replacement
-  keeps none of this, so it would not fail either.
+- Nothing here makes a commit fail, whatever it meets: a plain replacement keeps none of
+  this, so it would not fail either.
 """
 
 from __future__ import annotations
@@ -27,20 +30,19 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import struct
+from contextlib import suppress
 from typing import NamedTuple
 
-# An access control list is an extended attribute: four bytes of version, then
-# entries of tag, permissions and id (linux/posix_acl_xattr.h).
-_ACL = 'system.posix_acl_access'
-_ACL_ENTRY = struct.Struct('<HHI')
-_ACL_USERS = {0x01, 0x02}  # the owner, and others by name
-_ACL_GROUP_OBJ = 0x04
-_ACL_OTHER = 0x20
+from . import _files
 
-_UNKNOWN = -1  # which no user or group has
+# The mode's group bits are its mask (acl(5)). NFS, ZFS and others have lists of their
+# own, such as `system.nfs4_acl`.
+_POSIX_ACL = 'system.posix_acl_access'
+
+_UNKNOWN = -1  # no user or group has it, and chown(2) leaves such a one as it is
 
 _GROUP_AND_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+_SET_ID = stat.S_ISUID | stat.S_ISGID
 
 # A look takes some microseconds. A file usually stays unchanged for that long, even if
 # eight processes replace it in a tight loop.
@@ -53,16 +55,12 @@ class Metadata(NamedTuple):
     mode: int
     uid: int
     gid: int
-    attributes: dict[str, bytes] | None
+    attributes: dict[str, bytes] | None = None
 
 
-def of_status(path: str, status: os.stat_result) -> Metadata:
-    """Return the metadata in `status`, and refuse anything but a regular file."""
-    if stat.S_ISDIR(status.st_mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-    if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, 'Not a regular file, so it is not replaced', path)
-    return Metadata(stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, None)
+def of_status(status: os.stat_result) -> Metadata:
+    """Return the metadata in a status, which does not have the attributes."""
+    return Metadata(stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
 
 
 def of_file(path: str) -> Metadata | None:
@@ -71,17 +69,18 @@ def of_file(path: str) -> Metadata | None:
     last: tuple[int, ...] = ()
     for _ in range(_LOOKS):
         try:
-            status = os.stat(path)
-        except FileNotFoundError:
-            continue  # perhaps only for a moment: see open_to_read()
+            status = _files.find_status(path)
         except OSError:
             return None
+        if status is None:
+            return None
+        _files.refuse_unless_regular(path, status)
         # Mode and ACL must be of one moment: each changes what the other means.
-        now = (status.st_ctime_ns, *status[:3])
+        now = (status.st_ctime_ns, status.st_mode, status.st_ino, status.st_dev)
         if now == last:
             return old
-        last, old = now, _with_attributes(path, of_status(path, status))
-    return old and old._replace(mode=old.mode & ~_GROUP_AND_OTHERS)
+        last, old = now, _with_attributes(path, of_status(status))
+    return old and _closed(old)
 
 
 def _with_attributes(path: str, old: Metadata) -> Metadata:
@@ -89,113 +88,157 @@ def _with_attributes(path: str, old: Metadata) -> Metadata:
         return old._replace(attributes={})
     is_listed = True
     try:
-        names = os.listxattr(path)
-    except OSError as error:
-        raise_if_full(error)
-        if error.errno == errno.ENOTSUP:  # the file system has no attributes
+        names = os.listxattr(path, follow_symlinks=False)
+    except Exception as error:  # noqa: BLE001
+        if _means_none(error):
             return old._replace(attributes={})
-        names, is_listed = [_ACL], False
+        names, is_listed = [_POSIX_ACL], False
     attributes = {}
     for name in names:
         try:
-            attributes[name] = os.getxattr(path, name)
-        except OSError as error:
-            raise_if_full(error)
-            if name == _ACL and is_listed:
-                old = old._replace(mode=old.mode & ~_GROUP_AND_OTHERS)
-    return old._replace(attributes=attributes) if is_listed or attributes else old
+            attributes[name] = os.getxattr(path, name, follow_symlinks=False)
+        except Exception:  # noqa: BLE001
+            if _is_acl(name) and is_listed:
+                old = _closed(old)
+    return old._replace(attributes=attributes if is_listed or attributes else None)
 
 
 def restore(file: int, old: Metadata) -> None:
     """Give a file, which so far only its owner may read, the old file's metadata."""
     if not hasattr(os, 'fchown'):  # on Windows, which has none of this
         return
-    uid, gid = _restore_owner(file, old)
-    mode, attributes = old.mode, old.attributes or {}
-    if uid != old.uid:
-        mode &= ~stat.S_ISUID
-    if gid != old.gid:
-        mode &= ~stat.S_ISGID
-    if gid != old.gid or old.attributes is None:
-        mode, attributes = _common(mode, attributes)
-    mode = _restore_attributes(file, mode, attributes)
+    own_uid, own_gid = _known_owner(file)
+    uid = old.uid if _files.is_known('uid', old.uid) else own_uid
+    gid = old.gid if _files.is_known('gid', old.gid) else own_gid
+    # Without CAP_FOWNER, which root lacks in many containers, a process that has given a
+    # file away may not set its mode. Then take the file back, and keep only the group. If
+    # that does not help, the file is the old owner's.
+    for new_uid in [uid] if uid == own_uid else [uid, own_uid, uid]:
+        is_changed = _change_owner(file, new_uid, gid)
+        if (is_changed or new_uid == own_uid) and _restore_permissions(file, old):
+            break
+
+
+def _change_owner(file: int, uid: int, gid: int) -> bool:
+    own_uid, own_gid = _known_owner(file)
+    if uid in (own_uid, _UNKNOWN) and gid in (own_gid, _UNKNOWN):
+        return True
     try:
-        os.fchmod(file, mode)
-    except OSError as error:
-        raise_if_full(error)
+        # Both in one call: some FUSE file systems take -1, if only one is to change,
+        # for an id.
+        os.fchown(file, uid, gid)
+    except Exception:  # noqa: BLE001
+        return False
+    return True
 
 
-def raise_if_full(error: OSError) -> None:
-    """Raise an error that says that the disk or quota is full, and no other."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        raise error
-
-
-def _restore_owner(file: int, old: Metadata) -> tuple[int, int]:
-    """Restore owner and group, or only the group; return the file's new ones."""
-    uid, gid = _owner(file)
-    # Always set both: some FUSE file systems take -1 (leave it unchanged) for an id.
-    for new_uid in old.uid, uid:
-        if (new_uid, old.gid) != (uid, gid) and new_uid != _UNKNOWN:
-            try:
-                os.fchown(file, new_uid, old.gid)
-            except OSError as error:
-                raise_if_full(error)
-            else:
-                return _owner(file)
-    return uid, gid
-
-
-def _owner(file: int) -> tuple[int, int]:
+def _known_owner(file: int) -> tuple[int, int]:
+    """Return a file's owner and group, each of them -1 if nobody can tell."""
     try:
         status = os.fstat(file)
-    except OSError:
+    except Exception:  # noqa: BLE001
         return _UNKNOWN, _UNKNOWN
-    return status.st_uid, status.st_gid
-
-
-def _restore_attributes(file: int, mode: int, attributes: dict[str, bytes]) -> int:
-    """Restore the attributes, and return the mode to set along with them."""
-    if not hasattr(os, 'listxattr'):
-        return mode
-    names = set(attributes)
-    try:
-        names.update(os.listxattr(file))
-    except OSError as error:
-        raise_if_full(error)
-        if error.errno != errno.ENOTSUP:
-            # The file may have an ACL from its folder. These bits will be its mask.
-            mode, attributes = _common(mode, attributes)
-    # The ACL last: it may forbid setting other attributes.
-    for name in sorted(names, key=_ACL.__eq__):
-        try:
-            if name in attributes:
-                os.setxattr(file, name, attributes[name])
-            else:
-                os.removexattr(file, name)  # the folder gave it to the new file
-        except OSError as error:
-            raise_if_full(error)
-            if name == _ACL:
-                # The group bits are the ACL's mask. Without the ACL, they grant more.
-                mode &= ~_GROUP_AND_OTHERS
-    return mode
-
-
-def _common(mode: int, attributes: dict[str, bytes]) -> tuple[int, dict[str, bytes]]:
-    """Leave group and others only the permissions that all of them had."""
-    if _ACL not in attributes:
-        common = (mode >> 3) & mode & 0o7
-        return (mode & ~_GROUP_AND_OTHERS) | (common << 3) | common, attributes
-    version, entries = attributes[_ACL][:4], attributes[_ACL][4:]
-    acl = list(_ACL_ENTRY.iter_unpack(entries))
-    common = 0o7
-    for tag, permissions, _ in acl:
-        if tag not in _ACL_USERS:
-            common &= permissions
-    changed = {_ACL_GROUP_OBJ: common, _ACL_OTHER: common}
-    narrowed = version + b''.join(
-        _ACL_ENTRY.pack(tag, changed.get(tag, permissions), identity)
-        for tag, permissions, identity in acl
+    return (
+        status.st_uid if _files.is_known('uid', status.st_uid) else _UNKNOWN,
+        status.st_gid if _files.is_known('gid', status.st_gid) else _UNKNOWN,
     )
-    # With an ACL, the group bits are its mask, which stays.
-    return (mode & ~0o7) | common, {**attributes, _ACL: narrowed}
+
+
+def _restore_permissions(file: int, old: Metadata) -> bool:
+    """Restore attributes and mode. Return whether the mode could be set."""
+    uid, gid = _known_owner(file)
+    if uid != old.uid:
+        old = old._replace(mode=old.mode & ~stat.S_ISUID)
+    if gid != old.gid:
+        old = old._replace(mode=old.mode & ~stat.S_ISGID)
+    if gid != old.gid and any(map(_is_acl, old.attributes or ())):
+        old = _closed(old)
+    elif gid != old.gid or old.attributes is None:
+        old = _common(old)
+    old = _restore_attributes(file, old)
+    is_set = _set_mode(file, old.mode)
+    if not _has_lists(file, old):
+        is_set = _set_mode(file, _closed(old).mode)
+    return is_set
+
+
+def _restore_attributes(file: int, old: Metadata) -> Metadata:
+    """Restore the attributes, and return what is left to restore along with them."""
+    if not hasattr(os, 'listxattr'):
+        return old
+    attributes = old.attributes or {}
+    new: list[str] = []
+    try:
+        new = os.listxattr(file)
+    except Exception as error:  # noqa: BLE001
+        if not _means_none(error) and _POSIX_ACL not in attributes:
+            # The file may have an ACL from its folder. These bits will be its mask.
+            old = _common(old)
+    # First remove what the folder gave to the new file. Otherwise, the rest may not fit.
+    for name in new:
+        if name not in attributes:
+            try:
+                os.removexattr(file, name)
+            except Exception:  # noqa: BLE001
+                old = _closed(old) if _is_acl(name) else old
+    # Then keep the old file's order, in which they fit. But if the owner may not write,
+    # an ACL comes last: it would forbid setting the others.
+    is_writable = old.mode & stat.S_IWUSR
+    for name in sorted(attributes, key=lambda name: not is_writable and _is_acl(name)):
+        try:
+            os.setxattr(file, name, attributes[name])
+        except Exception:  # noqa: BLE001
+            old = _closed(old) if _is_acl(name) else old
+    return old
+
+
+def _has_lists(file: int, old: Metadata) -> bool:
+    """Whether the file still has its lists. On ZFS, with aclmode=discard, chmod drops them."""
+    try:
+        return all(
+            os.getxattr(file, name) == content
+            for name, content in (old.attributes or {}).items()
+            if _is_acl(name) and name != _POSIX_ACL
+        )
+    except Exception:  # noqa: BLE001
+        return False
+
+
+def _set_mode(file: int, mode: int) -> bool:
+    # A set-ID bit may be refused (systemd.exec(5), RestrictSUIDSGID=).
+    for each in dict.fromkeys([mode, mode & ~_SET_ID]):
+        if _mode(file) == each:
+            return True
+        with suppress(Exception):
+            os.fchmod(file, each)
+            return True
+    return False
+
+
+def _mode(file: int) -> int | None:
+    with suppress(Exception):
+        return stat.S_IMODE(os.fstat(file).st_mode)
+    return None
+
+
+def _is_acl(name: str) -> bool:
+    return name.startswith('system.') and 'acl' in name
+
+
+def _means_none(error: Exception) -> bool:
+    """Whether an error says that the file system has no attributes."""
+    return isinstance(error, OSError) and error.errno == errno.ENOTSUP
+
+
+def _common(old: Metadata) -> Metadata:
+    """Leave group and others only what both had."""
+    common = (old.mode >> 3) & old.mode & 0o7
+    return old._replace(mode=old.mode & ~_GROUP_AND_OTHERS | common << 3 | common)
+
+
+def _closed(old: Metadata) -> Metadata:
+    """Leave the file to its owner alone, without any list."""
+    attributes = old.attributes and {
+        name: content for name, content in old.attributes.items() if not _is_acl(name)
+    }
+    return old._replace(mode=old.mode & ~_GROUP_AND_OTHERS, attributes=attributes)

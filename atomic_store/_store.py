@@ -1,19 +1,16 @@
 """The store: a value, and the file that it is loaded from and committed to.
 
-Only this module knows both formats and files. It adds notes to errors and otherwise
-leaves them unchanged. The first note names the file.
+Only this module knows both formats and files. Errors pass through it unchanged, except
+for notes.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import re
-from collections.abc import Iterator
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Generic, Self
 
-from . import _files
+from . import _files, _notes, _replacement
 from ._formats import FileFormat, Format, find_format
 
 if TYPE_CHECKING:
@@ -25,24 +22,6 @@ else:
     from typing import TypeVar
 
     _Value = TypeVar('_Value')
-
-# How interpreters complain when a file or a format gets the wrong kind of string, or a
-# subclass of it. The name of a missing method tells which kind it got.
-_OTHER_KIND = r"(?!'?(?:None|NoneType|int|float|bool|list|tuple|dict|set)\b)"
-_MIXED_UP = {
-    is_binary: re.compile(
-        f'bytes-like object is required, not {_OTHER_KIND}'
-        f'|write\\(\\) argument must be str, not {_OTHER_KIND}'
-        r"|must be str(?: or None)?, not '?bytes\b"
-        f'|unicode argument expected, got {_OTHER_KIND}'  # PyPy
-        '|pattern on a (?:bytes|string)-like object'
-        f'|in binary mode|{method}'
-    )
-    for is_binary, method in {
-        True: "'bytes' object has no attribute 'encode'",
-        False: "'str' object has no attribute 'decode'",
-    }.items()
-}
 
 StrOrBytesPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
@@ -214,21 +193,38 @@ class AtomicStore(Generic[_Value]):
 
     @path.setter
     def path(self, path: StrOrBytesPath) -> None:
-        target = os.fsdecode(path)
+        self._relative = self._absolute = os.fsdecode(path)
+        self._folder: str | None = None
         # The working folder may change before the commit. On Windows, each drive has
         # one (`C:name`), and even a path that counts as absolute may lack a drive
         # (`\\name`).
-        if os.name == 'nt' or not os.path.isabs(target):
-            drive = os.path.splitdrive(target)[0]
+        if os.name == 'nt' or not os.path.isabs(self._relative):
+            drive = os.path.splitdrive(self._relative)[0]
             try:
-                target = os.path.join(os.path.abspath(drive), target)
+                self._folder = os.path.abspath(drive)
             except FileNotFoundError as error:
                 error.add_note(
                     f'{path!r} is relative to a folder that no longer exists'
                 )
                 raise
-        self._target = target
+            self._absolute = os.path.join(self._folder, self._relative)
+            self._folder_id = _identity(os.curdir)
         self._path = path
+
+    def _target(self) -> str:
+        """Return the absolute path, or the relative one if only that one works.
+
+        A process may be in a folder without the right to enter those above it, and these
+        may be renamed.
+        """
+        if (
+            self._folder is None
+            or os.name == 'nt'
+            or _identity(self._folder) == self._folder_id
+            or _identity(os.curdir) != self._folder_id
+        ):
+            return self._absolute
+        return self._relative
 
     def __repr__(self) -> str:
         return f'<AtomicStore path={self.path!r} format={self.format!r} level={self.level}>'
@@ -289,64 +285,40 @@ class AtomicStore(Generic[_Value]):
         >>> store.commit()
         """
         try:
-            _files.replace(self._target, self.is_binary, self._dump)
+            _replacement.replace(self._target(), self.is_binary, self._dump)
         except Exception as error:
-            self._add_notes(error, 'committing', self._committing_hints(error))
+            _notes.explain_committing(error, self._absolute, self)
             raise
 
     def _dump(self, file: IO[Any]) -> None:
         returned = self.format.dump(self.value, file, **(self.dump_kwargs or {}))
-        if isinstance(returned, str | bytes) and returned and not file.tell():
+        if isinstance(returned, str | bytes) and returned and _is_empty(file):
             raise TypeError('dump returned the content instead of writing it')
 
     def _load(self, default: Any) -> Any:
         try:
-            file = _files.open_to_read(self._target, self.is_binary)
+            file = _files.open_to_read(self._target(), self.is_binary)
             if file is None:
                 return default
             with file:
                 return self.format.load(file, **self.load_kwargs)
         except Exception as error:
-            self._add_notes(error, 'loading', self._loading_hints(error))
+            _notes.explain_loading(error, self._absolute, self)
             raise
 
-    def _add_notes(self, error: Exception, action: str, hints: Iterator[str]) -> None:
-        _files.add_note(error, f'while {action} {self._target!r}')
-        with contextlib.suppress(Exception):  # the error matters more than its notes
-            error.__notes__.insert(0, error.__notes__.pop())  # before the others
-            for hint in hints:
-                _files.add_note(error, hint)
 
-    def _loading_hints(self, error: Exception) -> Iterator[str]:
-        if os.path.isfile(self._target) and not os.path.getsize(self._target):
-            yield 'the file is empty: delete it to start from the default'
-        if isinstance(error, TypeError | AttributeError):
-            yield from self._format_hints(str(error))
+def _identity(folder: str) -> tuple[int, int] | None:
+    """Return what tells one folder from another, or None if it cannot be entered."""
+    try:
+        status = os.stat(folder)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
-    def _committing_hints(self, error: Exception) -> Iterator[str]:
-        if isinstance(error, FileNotFoundError):
-            folder = os.path.dirname(os.path.realpath(self._target))
-            if not os.path.isdir(folder):
-                yield f'the folder {folder!r} does not exist, and is not created'
-                if os.fsdecode(self.path).startswith('~'):
-                    yield 'Python does not expand ~ in a path: use os.path.expanduser()'
-        if isinstance(error, TypeError):
-            if 'JSON serializable' in str(error):
-                yield (
-                    "JSON does not know this type: convert it with dump_kwargs={'default': "
-                    "...}, or use format='pickle'"
-                )
-            if str(error).startswith('keys must be str'):
-                yield "JSON does not know such keys: use str(key), or format='pickle'"
-            if not any('not bytes or str' in note for note in error.__notes__):
-                yield from self._format_hints(str(error))
 
-    def _format_hints(self, message: str) -> Iterator[str]:
-        given = getattr(self.format, 'format_bstr', self.format)
-        if isinstance(given, type) and 'missing' in message:
-            yield f'the format is a class: is {given.__name__}() meant?'
-        if _MIXED_UP[bool(self.is_binary)].search(message):
-            yield (
-                f'the store has is_binary={self.is_binary!r}: '
-                f'does the format need is_binary={not self.is_binary}?'
-            )
+def _is_empty(file: IO[Any]) -> bool:
+    try:
+        file.flush()
+        return os.fstat(file.fileno()).st_size == 0
+    except ValueError:  # the format has detached the file
+        return False

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from support import linux
 
-from atomic_store import _files
+from atomic_store import _replacement
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -84,7 +84,7 @@ def temporary_file(
         link(source, name, **kwargs)
 
     if request.param == 'named':
-        monkeypatch.setattr(_files, '_O_TMPFILE', None)
+        monkeypatch.setattr(_replacement, '_O_TMPFILE', None)
     elif request.param == 'copied':
         monkeypatch.setattr(os, 'link', link_what_has_a_name)
     return str(request.param)

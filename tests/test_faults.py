@@ -28,7 +28,7 @@ import pytest
 from support import command
 
 import atomic_store
-from atomic_store import _files
+from atomic_store import _replacement
 
 if sys.platform != 'linux':
     pytest.skip('needs Linux', allow_module_level=True)
@@ -136,7 +136,7 @@ def commit_twice(pipe: Connection, base: Path, target: str, is_named: bool) -> N
     # The Yama module may allow only a process's parents to trace it.
     ctypes.CDLL(None).prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY, 0, 0, 0)
     if is_named:
-        _files._O_TMPFILE = None
+        _replacement._O_TMPFILE = None
     warnings: list[str] = []
     sys.unraisablehook = lambda problem: warnings.append(str(problem.exc_value))
     store = atomic_store.open(prepare(base, target), format=FORMATS[target])

@@ -21,9 +21,28 @@ import pytest
 from support import linux
 
 import atomic_store
-from atomic_store import AtomicStore, _files, _formats, _store
+from atomic_store import (
+    AtomicStore,
+    _files,
+    _formats,
+    _metadata,
+    _notes,
+    _replacement,
+    _store,
+    _windows,
+)
 
-MODULES = _store, _formats, _files, atomicwrites, contextlib
+MODULES = (
+    _store,
+    _formats,
+    _files,
+    _replacement,
+    _metadata,
+    _notes,
+    _windows,
+    atomicwrites,
+    contextlib,
+)
 FILES = {module.__file__ for module in MODULES}
 
 Act = Callable[[AtomicStore, Callable[[], None]], None]
@@ -127,7 +146,7 @@ def test_an_interrupt_at_any_line_leaves_a_whole_value_and_a_usable_store(
     act: Act,
 ) -> None:
     if temporary == 'named':
-        monkeypatch.setattr(_files, '_O_TMPFILE', None)
+        monkeypatch.setattr(_replacement, '_O_TMPFILE', None)
     path = memory / 'value'
 
     def open_store() -> AtomicStore:

@@ -392,10 +392,10 @@ def refuse(monkeypatch: pytest.MonkeyPatch, function: str, number: int) -> None:
     name = function.removesuffix('(path)')
     call, refuses_paths = getattr(os, name), name != function
 
-    def refused(file: Any, *args: Any) -> Any:
+    def refused(file: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(file, str) == refuses_paths:
             raise OSError(number, os.strerror(number))
-        return call(file, *args)
+        return call(file, *args, **kwargs)
 
     monkeypatch.setattr(os, name, refused)
 
@@ -657,12 +657,12 @@ def before_each_look(
     """
     listxattr, looks = os.listxattr, 0
 
-    def change_first(file: Any) -> list[str]:
+    def change_first(file: Any, **kwargs: Any) -> list[str]:
         nonlocal looks
         if file == str(path):
             looks += 1
             change(looks)
-        return listxattr(file)
+        return listxattr(file, **kwargs)
 
     monkeypatch.setattr(os, 'listxattr', change_first)
 

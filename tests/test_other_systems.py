@@ -11,7 +11,7 @@ import pytest
 from support import a_store, commits, fails, posix
 
 import atomic_store
-from atomic_store import _files
+from atomic_store import _replacement
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ from atomic_store import _files
 def test_a_commit_works_without_what_a_system_lacks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacks: list[str]
 ) -> None:
-    monkeypatch.setattr(_files, '_O_TMPFILE', None)
+    monkeypatch.setattr(_replacement, '_O_TMPFILE', None)
     for name in lacks:
         monkeypatch.delattr(os, name, raising=False)
     store = atomic_store.open(tmp_path / 'state.json', 'first')
@@ -37,7 +37,7 @@ def test_a_commit_works_without_what_a_system_lacks(
 def test_permissions_are_kept_on_a_system_without_attributes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_files, '_O_TMPFILE', None)
+    monkeypatch.setattr(_replacement, '_O_TMPFILE', None)
     monkeypatch.delattr(os, 'listxattr', raising=False)
     store = a_store(tmp_path)
     (tmp_path / 'state.json').chmod(0o640)
@@ -63,7 +63,7 @@ def imitate_macos(monkeypatch: pytest.MonkeyPatch, number: int = 0) -> list[str]
         syncs.append('fsync')
         fsync(descriptor)
 
-    monkeypatch.setattr(_files, '_O_TMPFILE', None)
+    monkeypatch.setattr(_replacement, '_O_TMPFILE', None)
     monkeypatch.setattr(fcntl, 'F_FULLFSYNC', 51, raising=False)
     monkeypatch.setattr(fcntl, 'fcntl', note_full_sync)
     monkeypatch.setattr(os, 'fsync', note_fsync)

@@ -36,7 +36,7 @@ from support import (
 )
 
 import atomic_store
-from atomic_store import _files
+from atomic_store import _replacement
 
 HIDDEN = r'\.atomic_store-[0-9a-f]{12}\.tmp'
 WITHOUT_A_DOT = r'[0-9a-f]{12}-atomic_store\.tmp'
@@ -325,7 +325,7 @@ def take_names(folder: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> lis
         return urandom(size) if next(calls, None) is None else bytes(size)
 
     monkeypatch.setattr(os, 'urandom', as_expected)
-    found = [name.format('0' * 12) for name in _files._TEMPORARY_NAMES]
+    found = [name.format('0' * 12) for name in _replacement._TEMPORARY_NAMES]
     for name in found:
         (folder / name).write_text('taken')
     return found
@@ -696,18 +696,16 @@ def test_an_error_in_closing_after_the_rename_is_no_error(
     store, before = a_store(tmp_path), descriptors()
     close, replace = os.close, os.replace
 
-    def close_the_file_and_replace(source: str, target: str) -> None:
-        for descriptor in set(descriptors()) - set(before):
-            close(descriptor)
+    def replace_and_refuse(source: str, target: str) -> None:
         replace(source, target)
+        patch.setattr(os, 'close', close_and_refuse)  # of the folder
 
     def close_and_refuse(descriptor: int) -> None:
         close(descriptor)
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, 'replace', close_the_file_and_replace)
-        patch.setattr(os, 'close', close_and_refuse)  # of the folder
+        patch.setattr(os, 'replace', replace_and_refuse)
         store.commit()
     assert descriptors() == before
     assert atomic_store.open(store.path).value == store.value

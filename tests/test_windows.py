@@ -33,7 +33,7 @@ from support import (
 )
 
 import atomic_store
-from atomic_store import _files
+from atomic_store import _files, _replacement, _windows
 
 ACCESS_DENIED, SHARING_VIOLATION, LOCK_VIOLATION = 5, 32, 33
 DISK_FULL = 112
@@ -45,7 +45,7 @@ DISK_FULL = 112
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> atomic_store.AtomicStore:
     """A store that commits as on Windows."""
-    monkeypatch.setattr(_files, '_O_TMPFILE', None)
+    monkeypatch.setattr(_replacement, '_O_TMPFILE', None)
     monkeypatch.delattr(os, 'O_DIRECTORY', raising=False)
     return a_store(tmp_path)
 
@@ -95,7 +95,7 @@ def test_a_file_in_use_is_replaced_when_it_is_free(
     waits: list[float],
     winerror: int,
 ) -> None:
-    calls = refuse(monkeypatch, _files, 'replace_atomic', winerror, times=9)
+    calls = refuse(monkeypatch, _windows, 'replace_atomic', winerror, times=9)
     commits(store)
     assert (len(calls), len(waits)) == (10, 9)
 
@@ -108,7 +108,7 @@ def test_a_temporary_file_in_use_is_renamed_when_it_is_free(
     winerror: int,
 ) -> None:
     os.unlink(os.fsdecode(store.path))
-    calls = refuse(monkeypatch, _files, 'replace_atomic', winerror, times=9)
+    calls = refuse(monkeypatch, _windows, 'replace_atomic', winerror, times=9)
     commits(store)
     assert (len(calls), len(waits)) == (10, 9)
 
@@ -120,7 +120,7 @@ def test_a_file_in_use_is_loaded_when_it_is_free(
     waits: list[float],
     winerror: int,
 ) -> None:
-    calls = refuse(monkeypatch, _files, '_open', winerror, times=9)
+    calls = refuse(monkeypatch, _files, 'open_file', winerror, times=9)
     assert atomic_store.open(store.path, 'default').value == 'old'
     assert (len(calls), len(waits)) == (10, 9)
 
@@ -145,14 +145,14 @@ def test_a_file_that_stays_in_use_is_an_error_after_some_seconds_of_short_waits(
     monkeypatch: pytest.MonkeyPatch,
     waits: list[float],
 ) -> None:
-    refuse(monkeypatch, _files, 'replace_atomic')
+    refuse(monkeypatch, _windows, 'replace_atomic')
     (note,) = fails(store, errno.EACCES)
     assert note.startswith('another program has the file open')
     assert note.endswith('5 seconds')
     assert 5 < sum(waits) < 5.1
     assert max(waits) <= 0.01
 
-    refuse(monkeypatch, _files, '_open')
+    refuse(monkeypatch, _files, 'open_file')
     with pytest.raises(PermissionError) as raised:
         atomic_store.open(store.path, 'default')
     assert notes(raised.value)[1:] == [note]
@@ -178,7 +178,7 @@ def test_nobody_waits_for_a_read_only_file(
     waits: list[float],
 ) -> None:
     (tmp_path / 'state.json').chmod(0o444)
-    refuse(monkeypatch, _files, 'replace_atomic', ACCESS_DENIED)
+    refuse(monkeypatch, _windows, 'replace_atomic', ACCESS_DENIED)
     assert fails(store, errno.EACCES) == ['the file is read-only']
     assert waits == []
 
@@ -186,7 +186,7 @@ def test_nobody_waits_for_a_read_only_file(
 def test_nobody_waits_for_a_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: list[float]
 ) -> None:
-    refuse(monkeypatch, _files, '_open', ACCESS_DENIED)
+    refuse(monkeypatch, _files, 'open_file', ACCESS_DENIED)
     with pytest.raises(PermissionError) as raised:
         atomic_store.open(tmp_path, 'default')
     assert notes(raised.value)[1:] == ['it is a folder']
@@ -198,7 +198,7 @@ def test_nobody_waits_after_another_error(
     monkeypatch: pytest.MonkeyPatch,
     waits: list[float],
 ) -> None:
-    refuse(monkeypatch, _files, 'replace_atomic', DISK_FULL)
+    refuse(monkeypatch, _windows, 'replace_atomic', DISK_FULL)
     assert fails(store, errno.ENOSPC if os.name == 'nt' else errno.EACCES) == []
     assert waits == []
 
@@ -226,7 +226,7 @@ def test_an_error_of_the_c_library_means_in_use_only_on_windows(
         raise OSError(number, 'refused')
 
     path = os.fspath(store.path)
-    monkeypatch.setattr(_files, '_open', refused)
+    monkeypatch.setattr(_files, 'open_file', refused)
     with monkeypatch.context() as patch, pytest.raises(OSError, match='refused'):
         patch.setattr(os, 'name', system)
         atomic_store.open(path, 'default')
@@ -240,7 +240,7 @@ def test_a_path_through_a_file_is_an_error_at_open_where_the_system_finds_no_fil
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
 
     (tmp_path / 'file').touch()
-    monkeypatch.setattr(_files, '_open', find_nothing)
+    monkeypatch.setattr(_files, 'open_file', find_nothing)
     for path in 'file/state.json', 'file/folder/state.json':
         with pytest.raises(NotADirectoryError):
             atomic_store.open(tmp_path / path, 'default')
@@ -314,7 +314,7 @@ def test_a_reader_that_closes_the_file_soon_is_waited_for(tmp_path: Path) -> Non
 def test_a_reader_that_never_closes_the_file_is_an_error_that_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_files, '_PATIENCE', 0.5)
+    monkeypatch.setattr(_windows, '_PATIENCE', 0.5)
     store = a_store(tmp_path)
     with open(tmp_path / 'state.json'):
         (note,) = fails(store, errno.EACCES)
@@ -355,7 +355,7 @@ def test_a_scanner_of_the_temporary_file_is_waited_for(
             scanners.append(scan(tmp_path, sharing))
         replace_atomic(source, target)
 
-    monkeypatch.setattr(_files, 'replace_atomic', scan_first)
+    monkeypatch.setattr(_windows, 'replace_atomic', scan_first)
     commits(store)
     assert not scanners[0].is_alive()
 
