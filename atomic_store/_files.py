@@ -42,13 +42,12 @@ _PAUSE = 0.001
 def open_to_read(path: str, is_binary: bool) -> IO[Any] | None:
     """Open the file at `path` to load a value, or return None if there is none."""
     options: dict[str, Any] = {'mode': 'rb'} if is_binary else TEXT
-    open_now: Callable[[], IO[Any]] = functools.partial(open_file, path, **options)
 
     def open_when_free() -> IO[Any]:
-        return _windows.wait_while_in_use(open_now, why_in_vain)
-
-    def why_in_vain() -> str | None:
-        return 'it is a folder' if os.path.isdir(path) else None
+        return _windows.wait_while_in_use(
+            lambda: open_file(path, **options),
+            lambda: 'it is a folder' if os.path.isdir(path) else None,
+        )
 
     with suppress(FileNotFoundError):
         return open_when_free()
@@ -56,7 +55,7 @@ def open_to_read(path: str, is_binary: bool) -> IO[Any] | None:
     target = os.path.realpath(path) if os.path.islink(path) else path
     file = _look(open_when_free, target)
     if file is None:
-        _refuse_a_path_through_a_file(path)
+        _windows.refuse_a_path_through_a_file(path)
     return file
 
 
@@ -64,25 +63,24 @@ def find(path: str) -> tuple[str, os.stat_result | None]:
     """Follow links. Return the path of what they lead to, and its status if it exists."""
     for _ in range(_LOOKS * 10):
         target, status = _follow(path)
-        if target is path:
+        # What was found must be what the kernel opens. It is something else if the last
+        # link is in /proc/PID/fd and means a deleted file or one of another mount
+        # namespace (proc(5)), or if another program is just replacing it: look again.
+        found = status if target is path else _status_through_links(path)
+        if found is status or (found and status and os.path.samestat(found, status)):
             break
-        # What was found must be what the kernel opens. It is not if the last link is
-        # one of /proc/PID/fd and means a deleted file, or one in another mount namespace
-        # (proc(5)), or if another program is just replacing the file: look again.
-        try:
-            found = os.stat(path)
-        except FileNotFoundError:
-            if status is None:
-                break
-        else:
-            if status is not None and os.path.samestat(found, status):
-                break
     else:
         reason = 'What the link leads to is not at this path'
         raise FileNotFoundError(errno.ENOENT, reason, target)
     if status is None:
-        _refuse_a_path_through_a_file(target)
+        _windows.refuse_a_path_through_a_file(target)
     return target, status
+
+
+def _status_through_links(path: str) -> os.stat_result | None:
+    with suppress(FileNotFoundError):
+        return os.stat(path)
+    return None
 
 
 def _follow(path: str) -> tuple[str, os.stat_result | None]:
@@ -106,13 +104,12 @@ def _refuse_a_planted_link(link: str, folder: str, status: os.stat_result) -> No
     In a folder where anyone may write and only owners may remove, others may have made
     it. The kernel's own check comes too late: by then, they may have replaced the link.
     """
-    if os.name == 'nt' or status.st_uid == os.geteuid():
+    if os.name == 'nt':
         return
-    parent = os.stat(folder)
+    parent, owner = os.stat(folder), status.st_uid
+    is_trusted = owner in (os.geteuid(), parent.st_uid) and is_known('uid', owner)
     anyone_may_write = stat.S_ISVTX | stat.S_IWOTH
-    if parent.st_mode & anyone_may_write == anyone_may_write and not (
-        status.st_uid == parent.st_uid and is_known('uid', parent.st_uid)
-    ):
+    if parent.st_mode & anyone_may_write == anyone_may_write and not is_trusted:
         reason = 'Link of another user in a folder where anyone may write'
         raise PermissionError(errno.EACCES, reason, link)
 
@@ -128,9 +125,8 @@ def is_known(kind: str, identity: int) -> bool:
     try:
         with open_file(f'/proc/self/{kind}_map', 'rb') as file:
             return sum(int(line.split()[2]) for line in file) >= 2**32 - 1
-    except (
-        FileNotFoundError
-    ):  # this kernel has no user namespaces, or there is no /proc
+    except FileNotFoundError:
+        # This kernel has no user namespaces. Or there is no /proc, and nobody can tell.
         return os.path.exists('/proc/self')
     except (OSError, ValueError, IndexError):
         return False
@@ -208,12 +204,3 @@ def _is_listed(folder: str, name: str) -> bool:
             return name in names
     except OSError:
         return False
-
-
-def _refuse_a_path_through_a_file(path: str) -> None:
-    """Raise NotADirectoryError, as POSIX does. On Windows, the file is just missing."""
-    parent = os.path.dirname(path)
-    while parent != os.path.dirname(parent) and not os.path.lexists(parent):
-        parent = os.path.dirname(parent)
-    if os.path.isfile(parent):
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)

@@ -37,28 +37,16 @@ class AbstractFormatFile:
     # With *args and **kwargs of Any, a type checker accepts an override that takes
     # other arguments, or none, after the file.
     def dump(self, value: Any, file: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """Write a value to a file.
+        """Write `value` to `file`, with the store's `dump_kwargs` as keyword arguments.
 
-        Parameters
-        ----------
-        value : object
-            The store's value.
-        file : file object
-            Takes ``bytes`` if the store is binary, otherwise ``str``.
-        **kwargs
-            The store's `dump_kwargs`.
+        The file takes ``bytes`` if the store is binary, otherwise ``str``.
         """
         raise NotImplementedError(f'{type(self).__name__} does not override dump')
 
     def load(self, file: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """Read a value from a file, and return it.
+        """Return the value in `file`, with `load_kwargs` as keyword arguments.
 
-        Parameters
-        ----------
-        file : file object
-            Gives ``bytes`` if the store is binary, otherwise ``str``.
-        **kwargs
-            The store's `load_kwargs`.
+        The file gives ``bytes`` if the store is binary, otherwise ``str``.
         """
         raise NotImplementedError(f'{type(self).__name__} does not override load')
 
@@ -87,26 +75,16 @@ class AbstractFormatBstr:
     """
 
     def dumps(self, value: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """Return a value as ``bytes``, or as ``str`` if the store is not binary.
+        """Return `value` as ``bytes``, or as ``str`` if the store is not binary.
 
-        Parameters
-        ----------
-        value : object
-            The store's value.
-        **kwargs
-            The store's `dump_kwargs`.
+        The keyword arguments are the store's `dump_kwargs`.
         """
         raise NotImplementedError(f'{type(self).__name__} does not override dumps')
 
     def loads(self, data: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """Return the value that is encoded in `data`.
+        """Return the value in `data`: ``bytes``, or ``str`` if the store is not binary.
 
-        Parameters
-        ----------
-        data : bytes or str
-            ``bytes`` if the store is binary, otherwise ``str``.
-        **kwargs
-            The store's `load_kwargs`.
+        The keyword arguments are the store's `load_kwargs`.
         """
         raise NotImplementedError(f'{type(self).__name__} does not override loads')
 
@@ -128,26 +106,20 @@ class _CodecFormat(Protocol):
     def decode(self, *args: Any, **kwargs: Any) -> Any: ...
 
 
-Format = (
-    Literal['json', 'pickle', 'bson'] | FileFormat | _BstrFormat | _CodecFormat | None
-)
+_Name = Literal['json', 'pickle', 'bson']
+Format = _Name | FileFormat | _BstrFormat | _CodecFormat | None
 
 
 class WrapBinaryFormat(AbstractFormatFile):
     """Turns a format with `dumps` and `loads` into one with `dump` and `load`.
 
-    `open` does this for you.
+    `open` does this for you. The keyword arguments are passed on.
 
     Parameters
     ----------
     format_bstr : module, class or instance
-        Anything with `dumps` and `loads`. In a store that is not binary, they work on
-        ``str``.
-
-    Attributes
-    ----------
-    format_bstr
-        The format, as it was given.
+        Anything with `dumps` and `loads`, for ``str`` if the store is not binary. It is
+        kept as an attribute of the same name.
 
     Examples
     --------
@@ -167,22 +139,10 @@ class WrapBinaryFormat(AbstractFormatFile):
         return f'WrapBinaryFormat({self.format_bstr!r})'
 
     def dump(self, value: Any, file: Any, /, *args: Any, **kwargs: Any) -> None:
-        """Encode a value with `dumps`, and write the result to a file.
+        """Write what `dumps` returns for `value` to `file`.
 
-        Parameters
-        ----------
-        value : object
-            The value.
-        file : file object
-            Open for writing.
-        **kwargs
-            Passed on to `dumps`.
-
-        Raises
-        ------
-        TypeError
-            If `dumps` returns ``str`` for a binary file, ``bytes`` for a text file, or
-            another type.
+        Raises `TypeError` if that is ``str`` for a binary file, ``bytes`` for a text
+        file, or of another type.
         """
         name = self._names[0]
         data = getattr(self.format_bstr, name)(value, *args, **kwargs)
@@ -195,20 +155,7 @@ class WrapBinaryFormat(AbstractFormatFile):
             raise
 
     def load(self, file: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """Read a file, and decode its content with `loads`.
-
-        Parameters
-        ----------
-        file : file object
-            Open for reading.
-        **kwargs
-            Passed on to `loads`.
-
-        Returns
-        -------
-        object
-            The value.
-        """
+        """Return what `loads` returns for the content of `file`."""
         loads = getattr(self.format_bstr, self._names[1])
         return loads(file.read(), *args, **kwargs)
 

@@ -1,28 +1,24 @@
 """What a file keeps when its content is replaced: mode, owner, group, ACL, attributes.
 
-Check every change to this module against two rules:
+Nothing here makes a commit fail, whatever it meets, because a plain replacement keeps
+none of this. And nobody gains access. What cannot be kept is left out, and where that
+could let somebody in, the mode is narrowed:
 
-- Nobody gains access. What cannot be kept is left out. If that could let somebody in,
-  the mode is narrowed:
-
-  =========================================  =============================
-  what cannot be kept or found out           what the new file's mode says
-  =========================================  =============================
-  owner                                      no set-user-ID
-  group                                      no set-group-ID; group and
-                                             others: only what both had,
-                                             or nothing if there is an ACL
-  which attributes there are (one of them    group and others: only what
-  might be an ACL)                           both had
-  an ACL                                     group and others: nothing
-  anything, of a file that keeps changing    group and others: nothing
-  set-user-ID or set-group-ID                neither
-  mode, with the old owner                   the owner is not kept either
-  mode                                       as created: owner only
-  =========================================  =============================
-
-- Nothing here makes a commit fail, whatever it meets: a plain replacement keeps none of
-  this, so it would not fail either.
+====================================  ====================================================
+what cannot be kept or found out      what the new file's mode says
+====================================  ====================================================
+owner                                 no set-user-ID
+group                                 no set-group-ID; group and others: only what both
+                                      had, or nothing if there is an access list
+which attributes there are, because   group and others: only what both had
+one may be an access list
+an access list                        group and others: nothing
+anything, of a file that changes at   group and others: nothing
+each look
+set-user-ID or set-group-ID           neither
+mode, as the old owner's file         as it should, but the owner is the process
+mode                                  as created: owner only
+====================================  ====================================================
 """
 
 from __future__ import annotations
@@ -123,13 +119,11 @@ def _change_owner(file: int, uid: int, gid: int) -> bool:
     own_uid, own_gid = _known_owner(file)
     if uid in (own_uid, _UNKNOWN) and gid in (own_gid, _UNKNOWN):
         return True
-    try:
-        # Both in one call: some FUSE file systems take -1, if only one is to change,
-        # for an id.
+    with suppress(Exception):
+        # In one call: some FUSE file systems take -1, for what is not to change, as an id.
         os.fchown(file, uid, gid)
-    except Exception:  # noqa: BLE001
-        return False
-    return True
+        return True
+    return False
 
 
 def _known_owner(file: int) -> tuple[int, int]:
@@ -138,9 +132,10 @@ def _known_owner(file: int) -> tuple[int, int]:
         status = os.fstat(file)
     except Exception:  # noqa: BLE001
         return _UNKNOWN, _UNKNOWN
+    uid, gid = status.st_uid, status.st_gid
     return (
-        status.st_uid if _files.is_known('uid', status.st_uid) else _UNKNOWN,
-        status.st_gid if _files.is_known('gid', status.st_gid) else _UNKNOWN,
+        uid if _files.is_known('uid', uid) else _UNKNOWN,
+        gid if _files.is_known('gid', gid) else _UNKNOWN,
     )
 
 
@@ -193,15 +188,14 @@ def _restore_attributes(file: int, old: Metadata) -> Metadata:
 
 
 def _has_lists(file: int, old: Metadata) -> bool:
-    """Whether the file still has its lists. On ZFS, with aclmode=discard, chmod drops them."""
-    try:
+    """Whether the file still has its lists: on ZFS, chmod may drop them."""
+    with suppress(Exception):
         return all(
             os.getxattr(file, name) == content
             for name, content in (old.attributes or {}).items()
             if _is_acl(name) and name != _POSIX_ACL
         )
-    except Exception:  # noqa: BLE001
-        return False
+    return False
 
 
 def _set_mode(file: int, mode: int) -> bool:

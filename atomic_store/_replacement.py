@@ -1,18 +1,15 @@
 """Replace a file: the steps of a commit.
 
-`replace` lists the steps, and `_Replacement` has a method for each. Plain atomicwrites
-writes a temporary file, syncs it, renames it over the old file and syncs the folder. Two
-things go beyond that: while the format writes, the file has no name, so that a kill leaves
-nothing behind; and it gets the metadata of the old file. Neither may cost a value, or a
-commit that would succeed without it. Therefore:
+`replace` lists the steps, and `_Replacement` has a method for each. Two of them are more
+than a plain replacement: while the format writes, the file has no name, so that a kill
+leaves nothing, and it gets the old file's metadata. Neither may cost a value, nor a
+commit that would succeed without it. That decides the order:
 
-- The file is synced once it has its name. If it is synced before, a power cut may cost
-  both values on ext2, udf, minix and on ext4 without a journal. On btrfs up to Linux
-  6.12, it may leave an empty file, and ext4 with `fast_commit` cannot be mounted again.
-- The file is closed before the rename. On SMB mounts since Linux 7.1, renaming an open
-  file that had no name at first removes the old file.
-
-Between naming and renaming, this is a plain replacement, and a kill leaves the file.
+- The file is synced once it has its name. If it were synced before, a power cut could
+  cost both values on ext2, udf, minix and on ext4 without a journal, leave an empty file
+  on btrfs up to Linux 6.12, and an ext4 with `fast_commit` that cannot be mounted.
+- The file is renamed once it is closed. On SMB mounts since Linux 7.1, renaming an open
+  file that had no name at first would remove the old file.
 """
 
 from __future__ import annotations
@@ -38,13 +35,12 @@ except ImportError:  # on Windows
 # None where every file has a name.
 _O_TMPFILE: int | None = getattr(os, 'O_TMPFILE', None)
 
-# Not /proc/self/fd: that is the table of the main thread, and a thread may have its own
+# Not /proc/self: that is the main thread, and a thread may have descriptors of its own
 # (unshare(2), CLONE_FILES).
 _DESCRIPTORS = '/proc/thread-self/fd'
 
-# If a leading dot is refused, as by Samba's `veto files`, the second name is used. If
-# only short names fit, as on minix or in a folder whose own path is nearly as long as
-# Windows allows, the last one is used.
+# The second one is for where a leading dot is refused, as by Samba's `veto files`. The
+# last one is for where names must be short, as on minix, or paths, as on Windows.
 _TEMPORARY_NAMES = ('.atomic_store-{}.tmp', '{}-atomic_store.tmp', '{:.8}')
 
 # The errors of fsync(2) if a file system cannot sync a folder.
@@ -52,7 +48,6 @@ _NO_SYNC = {errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.E
 
 # A later commit may find what this one lacks.
 _SCARCE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT}
-_NOT_SYNCED = 'the file already holds the new value, but a power cut may undo that'
 
 
 def replace(path: str, is_binary: bool, dump: Callable[[IO[Any]], object]) -> None:
@@ -73,8 +68,8 @@ def replace(path: str, is_binary: bool, dump: Callable[[IO[Any]], object]) -> No
     except BaseException as error:
         replacement.rollback()  # an interrupt may have cut the first one short
         if replacement.temporary is not None:
-            stays = os.path.abspath(replacement.temporary)
-            _notes.add(error, f'the temporary file stays: {stays!r}')
+            name = os.path.abspath(replacement.temporary)
+            _notes.add(error, f'the temporary file stays: {name!r}')
         raise
 
 
@@ -84,9 +79,7 @@ class _Replacement(AtomicWriter):
     _path: str  # AtomicWriter's
     _buffer: Any = None
     _raw: Any = None
-    temporary: str | None = (
-        None  # None if there is no name, or it is not ours to remove
-    )
+    temporary: str | None = None  # its name, if it has one and is ours to remove
 
     def __init__(self, path: str) -> None:
         target, status = _files.find(path)
@@ -100,23 +93,19 @@ class _Replacement(AtomicWriter):
         # File objects do not close these: an interrupt could come between opening a
         # descriptor and handing it over.
         self._descriptors: list[int] = []
-        self._placeholders: list[int] = []
 
     def get_fileobject(self, is_binary: bool) -> IO[Any]:  # type: ignore[override]
         """Create the temporary file, without a name if possible."""
         if not self._create_unnamed():
             self._create_named()
         self._was_named = self.temporary is not None
-        options: dict[str, Any] = (
-            {'mode': 'wb'} if is_binary else {'mode': 'w', **_files.TEXT}
-        )
-        file: IO[Any] = _files.open_file(
-            self._descriptors[-1], closefd=False, **options
-        )
+        options: Any = {'mode': 'wb'} if is_binary else {**_files.TEXT, 'mode': 'w'}
+        file: IO[Any]
+        file = _files.open_file(self._descriptors[-1], closefd=False, **options)
         self._buffer = getattr(file, 'buffer', file)
         self._raw = getattr(self._buffer, 'raw', None)
-        # Formats close files, or let wrappers do so. The file stays open, so that an
-        # error in flushing it, which a wrapper's `__del__` ignores, comes up again.
+        # Formats close files, or let wrappers do so. It stays open, so that an error in
+        # flushing it, which the wrapper's `__del__` ignores, comes up again.
         self._buffer.close = self._buffer.flush
         return file
 
@@ -124,16 +113,15 @@ class _Replacement(AtomicWriter):
         # Without /proc, it could not be given a name later.
         if _O_TMPFILE is None or not os.path.exists(_DESCRIPTORS):
             return False
-        with suppress(Exception):
-            self._open_descriptor(
-                self._folder, _O_TMPFILE | os.O_RDWR, self._first_mode()
-            )
-            # Here, the umask is ignored by ZFS, and by Linux before 5.19 if the file
-            # system has no ACLs.
+        try:
+            self._create(self._folder, _O_TMPFILE)
+            # ZFS ignores the umask here. So does Linux before 5.19 on file systems
+            # without ACLs.
             if self._old or os.fstat(self._descriptors[-1]).st_mode & 0o666 != 0o666:
                 return True
-        with suppress(OSError):
-            _close_all(self._descriptors)
+            _close(self._descriptors)
+        except OSError:
+            pass
         return False
 
     def _create_named(self) -> None:
@@ -141,11 +129,7 @@ class _Replacement(AtomicWriter):
         for tries, name in enumerate(names, 1):
             self.temporary = self._new_path(name)
             try:
-                self._open_descriptor(
-                    self.temporary,
-                    os.O_CREAT | os.O_EXCL | os.O_RDWR,
-                    self._first_mode(),
-                )
+                self._create(self.temporary, os.O_CREAT | os.O_EXCL)
                 return
             except OSError as error:
                 if not isinstance(error, FileExistsError):  # which is not ours
@@ -159,23 +143,22 @@ class _Replacement(AtomicWriter):
     def _new_path(self, name: str) -> str:
         return os.path.join(self._folder, name.format(os.urandom(6).hex()))
 
-    def _first_mode(self) -> int:
+    def _create(self, path: str, flags: int) -> None:
         # If there is no old file, do as open() does: the kernel applies the umask or
         # the folder's default ACL. If there is one, nobody else may open the new file
         # until it has the permissions of the old one.
-        return 0o666 if self._old is None else 0o600
-
-    def _open_descriptor(self, path: str, flags: int, mode: int = 0) -> None:
-        # Not as descriptor 0, 1 or 2, if the program has closed one of them: what it
-        # prints would get into the file.
-        for standard in range(3):
-            if _is_closed(standard):
-                with suppress(OSError):
-                    _open_into(self._placeholders, os.devnull, os.O_RDWR)
+        mode = 0o666 if self._old is None else 0o600
+        held: list[int] = []
         try:
-            _open_into(self._descriptors, path, flags, mode)
+            # Not as a standard stream that the program has closed: whatever it prints
+            # would get into the file.
+            with suppress(Exception):
+                while sum(map(_is_open, range(3))) < 3:
+                    _open_into(held, os.devnull, os.O_RDWR)
+            _open_into(self._descriptors, path, flags | os.O_RDWR, mode)
         finally:
-            _close_all(self._placeholders)
+            while held:
+                _close(held)
 
     def flush(self, f: IO[Any]) -> None:
         """Write what is still in memory."""
@@ -200,20 +183,19 @@ class _Replacement(AtomicWriter):
             self._copy()
 
     def _link(self) -> bool:
-        descriptor = self._descriptors[-1]
+        file, is_linked = self._descriptors[-1], False
         self.temporary = self._new_path(_TEMPORARY_NAMES[0])
-        is_linked = False
         with suppress(Exception):  # of any type: Android has no os.link()
             # os.link() follows the link in /proc only if it calls linkat(2). It does so if
             # it gets src_dir_fd. Any descriptor will do, because the path is absolute.
-            os.link(
-                f'{_DESCRIPTORS}/{descriptor}',
-                self.temporary,
-                src_dir_fd=descriptor,
-                follow_symlinks=True,
-            )
+            source = f'{_DESCRIPTORS}/{file}'
+            os.link(source, self.temporary, src_dir_fd=file, follow_symlinks=True)
             is_linked = True
-            if _is_sound(os.stat(self.temporary), os.fstat(descriptor)):
+            named, unnamed = os.stat(self.temporary), os.fstat(file)
+            # Is it this file, and whole?
+            if os.path.samestat(named, unnamed) and (
+                (named.st_size, named.st_nlink) == (unnamed.st_size, 1)
+            ):
                 return True
         if is_linked:
             self._unlink()
@@ -224,12 +206,11 @@ class _Replacement(AtomicWriter):
         source = self._descriptors[-1]
         self._create_named()
         os.lseek(source, 0, os.SEEK_SET)
-        copy = self._descriptors[-1]
         with (
             _files.open_file(source, 'rb', closefd=False) as original,
-            _files.open_file(copy, 'wb', closefd=False) as file,
+            _files.open_file(self._descriptors[-1], 'wb', closefd=False) as copy,
         ):
-            shutil.copyfileobj(original, file)
+            shutil.copyfileobj(original, copy)
         self.keep_metadata()
         with suppress(OSError):
             _close(self._descriptors, 0)
@@ -238,8 +219,9 @@ class _Replacement(AtomicWriter):
         """Sync the file, and close it."""
         _fsync(self._descriptors[-1])
         self._disarm()
-        # An error counts: some network file systems store the file only now.
-        _close_all(self._descriptors)
+        while self._descriptors:
+            # An error counts: some network file systems store the file only now.
+            _close(self._descriptors)
 
     def commit(self, f: IO[Any]) -> None:
         """Rename the file over the old one."""
@@ -250,64 +232,54 @@ class _Replacement(AtomicWriter):
             else:
                 _windows.replace(self.temporary, self._path)
         except OSError as error:
-            if self._old is not None and self._is_last_copy():
-                stays = os.path.abspath(self.temporary)
-                _notes.add(
-                    error, f'the old file is gone, the new value is in {stays!r}'
-                )
+            if self._old is not None and self._is_last_copy(self.temporary):
+                name = os.path.abspath(self.temporary)
+                _notes.add(error, f'the old file is gone, the new value is in {name!r}')
                 self.temporary = None
             raise
         self.temporary = None
 
-    def _is_last_copy(self) -> bool:
-        """Whether a failed rename has removed the old file.
-
-        It does so on SMB mounts before Linux 6.17, if another program has it open.
-        """
-        try:
+    def _is_last_copy(self, temporary: str) -> bool:
+        # On SMB mounts before Linux 6.17, a rename that fails may remove the old file,
+        # while another program has it open.
+        with suppress(OSError):
             old = _files.find_status(self._path)
-            return (old is None or old.st_nlink == 0) and os.path.exists(
-                str(self.temporary)
-            )
-        except OSError:
-            return False
+            return os.path.exists(temporary) and (old is None or old.st_nlink == 0)
+        return False
 
     def sync_folder(self) -> None:
-        """Sync the folder, in which the file has its new name."""
+        """Sync the folder, in which the file has its name now."""
         if not hasattr(os, 'O_DIRECTORY'):
             return  # on Windows, the rename is written through
         if self._was_named and sys.platform == 'linux':
-            # On FAT, which has no files without a name: until the file is synced again,
-            # its name leads to what the old file held, which is free by now.
+            # This is for FAT, which has no unnamed files. Until the file is synced again,
+            # its name leads to the place of the old file's content, which is free now.
             self._sync_again(self._path, os.O_NOFOLLOW | os.O_NONBLOCK)
         self._sync_again(self._folder, os.O_DIRECTORY)
 
     def _sync_again(self, path: str, flags: int) -> None:
-        # Nothing is lost without this sync. A folder may be writable but not readable, for
-        # example, or be of a kind that cannot be synced.
+        is_open = False
         try:
-            self._open_descriptor(path, os.O_RDONLY | flags)
-        except Exception as error:
-            if getattr(error, 'errno', None) in _SCARCE:
-                _notes.add(error, _NOT_SYNCED)
-                raise
-            return
-        try:
+            _open_into(self._descriptors, path, os.O_RDONLY | flags)
+            is_open = True
             _fsync(self._descriptors[-1])
-        except Exception as error:
-            if isinstance(error, OSError) and error.errno not in _NO_SYNC:
-                _notes.add(error, _NOT_SYNCED)
+        except OSError as error:
+            # If this is refused, nothing is lost. For example, a folder may be writable
+            # but not readable, or its file system may sync no folders.
+            if (error.errno not in _NO_SYNC) if is_open else (error.errno in _SCARCE):
+                note = 'the file already holds the new value, but a power cut may undo that'
+                _notes.add(error, note)
                 raise
         with suppress(OSError):
-            _close_all(self._descriptors)
+            if is_open:
+                _close(self._descriptors)
 
     def rollback(self, f: IO[Any] | None = None) -> None:
         """Close the file, and remove it. Once it is renamed, there is nothing to do."""
         self._disarm()
-        for descriptors in self._placeholders, self._descriptors:
-            while descriptors:
-                with suppress(OSError):
-                    _close(descriptors)
+        while self._descriptors:
+            with suppress(OSError):
+                _close(self._descriptors)
         if os.getpid() != self._process:
             self.temporary = None  # it belongs to the process that forked this one
         self._unlink()
@@ -321,12 +293,12 @@ class _Replacement(AtomicWriter):
                 self.temporary = None
 
     def _disarm(self) -> None:
-        """Keep what a format has kept of the file from writing to another one.
+        """Let nothing that a format has kept of the file write to another one.
 
         The next file that is opened may get the same descriptor.
         """
         if self._raw is not None:
-            self._raw.close()  # not the descriptor, and nothing is flushed
+            self._raw.close()  # this flushes nothing, and closes no descriptor
         if self._buffer is not None:
             vars(self._buffer).pop('close', None)
 
@@ -341,26 +313,10 @@ def _close(descriptors: list[int], index: int = -1) -> None:
     next(map(os.close, map(descriptors.pop, [index])))
 
 
-def _close_all(descriptors: list[int]) -> None:
-    while descriptors:
-        _close(descriptors)
-
-
-def _is_closed(descriptor: int) -> bool:
-    try:
-        os.fstat(descriptor)
-    except Exception:  # noqa: BLE001
-        return True
+def _is_open(descriptor: int) -> bool:
+    with suppress(OSError):
+        return bool(os.fstat(descriptor))
     return False
-
-
-def _is_sound(named: os.stat_result, unnamed: os.stat_result) -> bool:
-    """Whether a name leads to the file that was to get it, and to all of it."""
-    return (
-        os.path.samestat(named, unnamed)
-        and named.st_size == unnamed.st_size
-        and named.st_nlink == 1
-    )
 
 
 def _fsync(descriptor: int) -> None:

@@ -69,8 +69,17 @@ def replace(temporary: str, target: str) -> None:
 
     def why_in_vain() -> str | None:
         with suppress(OSError):
-            if not os.stat(target).st_mode & stat.S_IWRITE:
-                return 'the file is read-only'
+            is_writable = os.stat(target).st_mode & stat.S_IWRITE
+            return None if is_writable else 'the file is read-only'
         return None
 
     wait_while_in_use(partial(replace_atomic, temporary, target), why_in_vain)
+
+
+def refuse_a_path_through_a_file(path: str) -> None:
+    """Raise NotADirectoryError, as other systems do. On Windows, the file is missing."""
+    parent = os.path.dirname(path)
+    while parent != os.path.dirname(parent) and not os.path.lexists(parent):
+        parent = os.path.dirname(parent)
+    if os.path.isfile(parent):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
