@@ -175,9 +175,7 @@ def find_format(format: Format) -> tuple[FileFormat, bool]:
         try:
             found = found()
         except TypeError as error:
-            error.add_note(
-                f'the format is a class: give an instance of {found.__name__}'
-            )
+            _notes.explain_class(error, found)
             raise
     if _has(found, 'dump', 'load'):
         return found, True

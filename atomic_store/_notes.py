@@ -1,20 +1,29 @@
 """Notes on errors: which file an error is about, and what to do.
 
-A note that is wrong is worse than none. Each case below asks for what makes it true. What
-it asks of the file system is asked only after an error.
+`_CASES`, at the end, says which cases are asked about which error. The first one that has
+a note ends the search, so that no two notes contradict each other. A note that is wrong is
+worse than none: each case asks for what makes it true. The file system is asked only here,
+after an error.
 """
 
 from __future__ import annotations
 
+import codecs
 import errno
+import json
 import os
 import re
+import stat
+import struct
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
+
+_Notes = Iterator[str]
 
 # How interpreters complain when a file or a format gets the wrong kind of string, or a
-# subclass of it. The name of a missing method tells which kind it got.
+# subclass of it. The last part depends on what the format got.
 _OTHER_KIND = r"(?!'?(?:None|NoneType|int|float|bool|list|tuple|dict|set)\b)"
 _MIXED_UP = {
     is_binary: re.compile(
@@ -22,26 +31,23 @@ _MIXED_UP = {
         f'|write\\(\\) argument must be str, not {_OTHER_KIND}'
         r"|must be str(?: or None)?, not '?bytes\b"
         f'|unicode argument expected, got {_OTHER_KIND}'  # PyPy
-        '|pattern on a (?:bytes|string)-like object'
-        f'|in binary mode|{method}'
+        f'|in binary mode|{got}'
     )
-    for is_binary, method in {
-        True: "'bytes' object has no attribute 'encode'",
-        False: "'str' object has no attribute 'decode'",
+    for is_binary, got in {
+        True: "'bytes' object has no attribute 'encode'|string pattern on a bytes-like",
+        False: "'str' object has no attribute 'decode'|bytes pattern on a string-like",
     }.items()
 }
+_JSON_KEYS = re.compile(r'keys must be str, int, float, bool or None, not \S+')
 
 # The end of the note on a format that returned neither bytes nor str.
 NO_STRING = 'not bytes or str'
 
+_HEAD = 4096
 
-class Store(Protocol):
-    """What the notes depend on: attributes of `AtomicStore`."""
-
-    path: Any
-    format: Any
-    is_binary: bool
-    value: Any
+# FS_IOC_GETFLAGS, see ioctl_iflags(2). On a few processors, it has another number.
+_GET_FLAGS = 0x80006601 | struct.calcsize('l') << 16
+_FLAGS = {0x10: 'immutable', 0x20: 'append-only'}
 
 
 def add(error: BaseException, note: str) -> None:
@@ -51,60 +57,172 @@ def add(error: BaseException, note: str) -> None:
             BaseException.add_note(error, note)
 
 
-def explain_loading(error: Exception, path: str, store: Store) -> None:
-    """Add to an error which file could not be loaded, and what to do."""
-    _explain(error, f'while loading {path!r}', _loading_hints(error, path, store))
+def explain(error: Exception, stage: str, path: str, store: Any) -> None:
+    """Add to an error which file it is about, and what to do.
 
-
-def explain_committing(error: Exception, path: str, store: Store) -> None:
-    """Add to an error which file could not be replaced, and what to do."""
-    _explain(error, f'while committing {path!r}', _committing_hints(error, path, store))
-
-
-def _explain(error: Exception, which_file: str, hints: Iterator[str]) -> None:
+    What is raised in 'dumping' comes up again in 'committing', and has its notes by then.
+    """
+    which_file = f'while {"loading" if stage == "loading" else "committing"} {path!r}'
+    if which_file in getattr(error, '__notes__', ()):
+        return
     with suppress(Exception):  # the error matters more than its notes
-        before = list(getattr(error, '__notes__', ()))
         add(error, which_file)
-        if which_file not in before:
-            error.__notes__.insert(0, error.__notes__.pop())  # before the others
-        for hint in hints:
-            add(error, hint)
+        error.__notes__.insert(0, error.__notes__.pop())  # before the format's own
+    for cases in _CASES[stage]:
+        with suppress(Exception):
+            for note in cases(error, stage, path, store):
+                return add(error, note)
 
 
-def _loading_hints(error: Exception, path: str, store: Store) -> Iterator[str]:
-    if os.path.isfile(path) and not os.path.getsize(path):
-        yield 'the file is empty: delete it to start from the default'
-    if isinstance(error, TypeError | AttributeError):
-        yield from _format_hints(str(error), store)
+def explain_class(error: TypeError, format: type) -> None:
+    """Add to an error in calling a class without arguments that it needs some."""
+    with suppress(Exception):
+        if _missing_arguments(format):
+            add(error, f'the format is a class: give an instance of {format.__name__}')
 
 
-def _committing_hints(error: Exception, path: str, store: Store) -> Iterator[str]:
-    if isinstance(error, OSError) and error.errno == errno.EBUSY and error.filename2:
-        yield 'the file is a mount point, as in containers: mount its folder'
-    if isinstance(error, FileNotFoundError):
-        folder = os.path.dirname(os.path.realpath(path))
-        if not os.path.isdir(folder):
-            yield f'the folder {folder!r} does not exist, and is not created'
-            if os.fsdecode(store.path).startswith('~'):
-                yield 'Python does not expand ~ in a path: use os.path.expanduser()'
-    if isinstance(error, TypeError):
-        if 'JSON serializable' in str(error):
-            yield (
-                "JSON does not know this type: convert it with dump_kwargs={'default': "
-                "...}, or use format='pickle'"
-            )
-        if str(error).startswith('keys must be str'):
-            yield "JSON does not know such keys: use str(key), or format='pickle'"
-        if not any(NO_STRING in note for note in error.__notes__):
-            yield from _format_hints(str(error), store)
+def _missing_arguments(function: Any, *args: Any, **kwargs: Any) -> list[str]:
+    import inspect  # takes time
+
+    # Not the signature of what a decorator wraps: the decorator may give the argument.
+    signature = inspect.signature(function, follow_wrapped=False)
+    given = signature.bind_partial(*args, **kwargs).arguments
+    return [
+        name
+        for name, parameter in signature.parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        and name not in given
+    ]
 
 
-def _format_hints(message: str, store: Store) -> Iterator[str]:
-    given = getattr(store.format, 'format_bstr', store.format)
-    if isinstance(given, type) and 'missing' in message:
-        yield f'the format is a class: is {given.__name__}() meant?'
-    if _MIXED_UP[bool(store.is_binary)].search(message):
+def _on_format(error: Exception, stage: str, path: str, store: Any) -> _Notes:
+    if not isinstance(error, TypeError | AttributeError):
+        return
+    yield from (note for note in error.__notes__ if note.endswith(NO_STRING))
+    is_loading = stage == 'loading'
+    # Other functions than `dump` and `load` are wrapped: see WrapBinaryFormat.
+    name = getattr(store.format, '_names', ('dump', 'load'))[is_loading]
+    format = getattr(store.format, 'format_bstr', store.format)
+    function = getattr(format, name)
+    code = getattr(function, '__code__', None)
+    # Called on its class, a method takes the value or the file for `self`.
+    if isinstance(format, type) and code and code.co_varnames[:1] == ('self',):
+        yield f'the format is a class: is {format.__name__}() meant?'
+    if _MIXED_UP[bool(store.is_binary)].search(str(error)):
         yield (
             f'the store has is_binary={store.is_binary!r}: '
             f'does the format need is_binary={not store.is_binary}?'
         )
+    if isinstance(format, type):
+        return  # of its methods, nobody knows which argument is `self`
+    kwargs = 'load_kwargs' if is_loading else 'dump_kwargs'
+    args = ('value', 'file') if name == 'dump' else ('file or data',)
+    missing = _missing_arguments(function, *args, **getattr(store, kwargs))
+    if missing and all(repr(argument) in str(error) for argument in missing):
+        values = dict.fromkeys(missing, '...')
+        if 'Loader' in values and hasattr(format, 'SafeLoader'):  # as in PyYAML
+            values['Loader'] = f'{format.__name__}.SafeLoader'
+        example = ', '.join(f'{key!r}: {value}' for key, value in values.items())
+        yield f'{name} needs {" and ".join(missing)}: give {kwargs}={{{example}}}'
+
+
+def _on_value(error: Exception, stage: str, path: str, store: Any) -> _Notes:
+    from ._formats import _Json  # which imports this module
+
+    if isinstance(error, TypeError) and isinstance(store.value, type):
+        name = store.value.__name__
+        example = {'dict': '{}', 'list': '[]'}.get(name, f'{name}()')
+        yield f'the value is a class: give an object, such as {example}'
+    if not isinstance(error, TypeError) or not isinstance(store.format, _Json):
+        return
+    if _JSON_KEYS.fullmatch(str(error)):
+        yield "JSON does not know such keys: use str(key), or format='pickle'"
+    trace: Any = error.__traceback__
+    while trace.tb_next:
+        trace = trace.tb_next
+    if trace.tb_frame.f_code is json.JSONEncoder.default.__code__:
+        advice = "{'default': ...}"
+        if hasattr(trace.tb_frame.f_locals['o'], '__dataclass_fields__'):
+            advice = "{'default': dataclasses.asdict} (it comes back as a dict)"
+        yield (
+            f'JSON does not know this type: convert it with dump_kwargs={advice}, '
+            "or use format='pickle'"
+        )
+
+
+def _on_content(error: Exception, stage: str, path: str, store: Any) -> _Notes:
+    if getattr(error, 'errno', None) or not os.path.isfile(path):
+        return  # it was not opened, or it has no content that could be changed
+    with open(path, 'rb') as file:
+        head = file.read(_HEAD)
+    content = head.removeprefix(codecs.BOM_UTF8)
+    if len(head) < _HEAD and not content.strip():
+        what = 'holds nothing but white space' if content else 'is empty'
+        yield f'the file {what}: delete it to start from the default'
+    encoding = 'utf-16'
+    if not head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = 'utf-16-le' if head.index(0) else 'utf-16-be'
+    is_text = all(
+        char.isprintable() or char.isspace() for char in head.decode(encoding)
+    )
+    if is_text and not store.is_binary:
+        yield 'the file looks like UTF-16: save it as UTF-8'
+
+
+def _on_replacing(error: Exception, stage: str, path: str, store: Any) -> _Notes:
+    if not isinstance(error, OSError):
+        return
+    folder = os.path.dirname(os.path.realpath(path))
+    place = f'the folder {folder!r}'
+    if os.path.islink(path):
+        place += f', to which the link {path!r} leads,'
+    if isinstance(error, FileNotFoundError) and not os.path.isdir(folder):
+        note = f'{place} does not exist, and is not created'
+        if os.fsdecode(store.path).startswith('~'):
+            note += ': Python does not expand ~ in a path, use os.path.expanduser()'
+        yield note
+    target = error.filename2  # None unless the renaming has failed
+    is_forbidden = isinstance(error, PermissionError) or error.errno == errno.EROFS
+    if is_forbidden and target is None and os.path.samefile(error.filename, folder):
+        yield (
+            f'a commit makes a new file in {place} but is not allowed to: a writable file '
+            'is not enough. In a service or container, make the whole folder writable'
+        )
+    if error.errno == errno.EBUSY and _is_mount_point(target):
+        yield 'the file is a mount point, as in containers: mount its folder'
+    if error.errno == errno.EPERM and target is not None:
+        with suppress(OSError):  # no right to read it, or a file system without flags
+            if flag := _flag(target):
+                yield f'the file is {flag}: see chattr(1)'
+        parent, file = os.stat(folder), os.stat(target)
+        others = os.geteuid() not in (0, parent.st_uid, file.st_uid)
+        if parent.st_mode & stat.S_ISVTX and others:
+            yield (
+                f"the file is another user's, and {place} is sticky: only the owner of "
+                'the file or the folder may replace it'
+            )
+
+
+def _is_mount_point(path: str) -> bool:
+    name = os.fsencode(os.path.realpath(path))
+    for char in b'\\', b' ', b'\t', b'\n':
+        name = name.replace(char, b'\\%03o' % ord(char))  # proc(5)
+    with open('/proc/thread-self/mountinfo', 'rb') as file:
+        return any(line.split()[4] == name for line in file)
+
+
+def _flag(path: str) -> str | None:
+    import fcntl  # not on Windows
+
+    with open(path, 'rb') as file:
+        answer = fcntl.ioctl(file, _GET_FLAGS, bytes(8))
+    flags = int.from_bytes(answer[:4], sys.byteorder)
+    return next((name for flag, name in _FLAGS.items() if flags & flag), None)
+
+
+_CASES = {
+    'loading': (_on_format, _on_content),
+    'dumping': (_on_format, _on_value),
+    'committing': (_on_replacing,),
+}

@@ -287,11 +287,15 @@ class AtomicStore(Generic[_Value]):
         try:
             _replacement.replace(self._target(), self.is_binary, self._dump)
         except Exception as error:
-            _notes.explain_committing(error, self._absolute, self)
+            _notes.explain(error, 'committing', self._absolute, self)
             raise
 
     def _dump(self, file: IO[Any]) -> None:
-        returned = self.format.dump(self.value, file, **(self.dump_kwargs or {}))
+        try:
+            returned = self.format.dump(self.value, file, **(self.dump_kwargs or {}))
+        except Exception as error:
+            _notes.explain(error, 'dumping', self._absolute, self)
+            raise
         if isinstance(returned, str | bytes) and returned and _is_empty(file):
             raise TypeError('dump returned the content instead of writing it')
 
@@ -303,7 +307,7 @@ class AtomicStore(Generic[_Value]):
             with file:
                 return self.format.load(file, **self.load_kwargs)
         except Exception as error:
-            _notes.explain_loading(error, self._absolute, self)
+            _notes.explain(error, 'loading', self._absolute, self)
             raise
 
 

@@ -6,22 +6,28 @@ and test_windows.
 
 from __future__ import annotations
 
+import ast
+import dataclasses
 import datetime
+import errno
 import io
 import json
 import os
 import pickle
+import plistlib
 import subprocess
 import sys
 import tomllib
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from support import left_alone, notes, posix
+from support import USER, in_child, left_alone, notes, posix
 
 import atomic_store
 
@@ -111,7 +117,6 @@ def test_nothing_is_printed_or_logged(
         ('json', b'{"a": 1', json.JSONDecodeError),
         ('json', b'{"a": 1}}', json.JSONDecodeError),
         ('json', b"{'a': 1}", json.JSONDecodeError),
-        ('json', b' ', json.JSONDecodeError),
         ('json', b'"\xff"', UnicodeDecodeError),
         ('pickle', pickle.dumps([1])[:-1], pickle.UnpicklingError),
     ],
@@ -133,6 +138,80 @@ def test_an_empty_file_is_an_error_that_says_so(
     (hint,) = hints_of_loading(path, error, format)
     assert 'the file is empty' in hint
     assert 'delete it to start from the default' in hint
+
+
+@pytest.mark.parametrize('format', ['json', 'pickle'])
+@pytest.mark.parametrize('content', [b' ', b'\n', b'\r\n', b'\xef\xbb\xbf\r\n'])
+def test_a_file_of_white_space_is_an_error_that_says_so(
+    path: Path, format: str, content: bytes
+) -> None:
+    path.write_bytes(content)
+    (hint,) = hints_of_loading(path, Exception, format)
+    assert 'nothing but white space' in hint
+    assert 'delete it to start from the default' in hint
+
+
+@pytest.mark.parametrize('content', [b' ' * 5000 + b'x', b'\0', b'\n\0\0\0'])
+def test_a_file_that_only_begins_as_white_space_or_is_all_nul_has_content(
+    path: Path, content: bytes
+) -> None:
+    path.write_bytes(content)
+    assert hints_of_loading(path, json.JSONDecodeError) == []
+
+
+@posix
+def test_an_empty_file_without_permission_is_not_told_to_be_empty(
+    folder: Path,
+) -> None:
+    path = folder / 'state.json'
+    path.touch(mode=0)
+
+    def load() -> list[str]:
+        with pytest.raises(PermissionError) as raised:
+            atomic_store.open(path)
+        return hints(raised.value, 'loading', path)
+
+    assert in_child(load, uid=USER) == []
+
+
+@pytest.mark.parametrize('encoding', ['utf-16-le', 'utf-16-be'])
+@pytest.mark.parametrize('mark', ['\ufeff', ''])
+@pytest.mark.parametrize('text', ['{"name": "Zoë ♥"}\r\n', '1'])
+def test_text_in_utf_16_is_an_error_that_says_so(
+    path: Path, encoding: str, mark: str, text: str
+) -> None:
+    path.write_bytes((mark + text).encode(encoding))
+    hint = 'the file looks like UTF-16: save it as UTF-8'
+    assert hints_of_loading(path, ValueError) == [hint]
+    format = SimpleNamespace(dumps=str, loads=ast.literal_eval)
+    assert hints_of_loading(path, Exception, format, False) == [hint]
+
+
+BINARY = bytes(range(256))
+
+
+@pytest.mark.parametrize(
+    'content',
+    [
+        b'\xff\xfe' + BINARY,
+        b'\xfe\xff' + BINARY,
+        b'\xff\xfe1',
+        '\ufeff{}'.encode('utf-32'),
+        '{}'.encode('utf-32-le'),
+        b'\0' * 64,  # as some file systems leave a file after a power cut
+        b'"text"' + b'\0' * 64,
+        b'"' + BINARY + b'"',
+    ],
+)
+def test_binary_content_is_not_called_utf_16(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    assert hints_of_loading(path, ValueError) == []
+
+
+@pytest.mark.parametrize('encoding', ['utf-16', 'utf-16-le', 'utf-16-be'])
+def test_a_binary_store_is_not_told_to_save_utf_8(path: Path, encoding: str) -> None:
+    path.write_bytes('text'.encode(encoding))
+    assert hints_of_loading(path, pickle.UnpicklingError, 'pickle') == []
 
 
 @posix
@@ -189,6 +268,112 @@ def test_a_value_that_json_does_not_know_is_an_error_that_says_what_to_use(
     assert "format='pickle'" in hint
 
 
+@dataclass
+class Point:
+    x: int = 0
+
+
+def test_a_dataclass_in_json_is_an_error_that_says_how_it_comes_back(
+    path: Path,
+) -> None:
+    store = atomic_store.open(path, {'points': [Point(1)]})
+    (hint,) = hints_of_committing(store, TypeError)
+    assert "dump_kwargs={'default': dataclasses.asdict} (it comes back as a" in hint
+    assert "format='pickle'" in hint
+    store.dump_kwargs = {'default': dataclasses.asdict}
+    store.commit()
+    assert atomic_store.open(path).value == {'points': [{'x': 1}]}
+
+
+def test_another_type_beside_a_dataclass_is_not_called_one(path: Path) -> None:
+    (hint,) = hints_of_committing(atomic_store.open(path, [{1}, Point()]), TypeError)
+    assert 'dataclasses' not in hint
+    store = atomic_store.open(path, Point(), dump_kwargs={'default': a_set})
+    (hint,) = hints_of_committing(store, TypeError)
+    assert 'dataclasses' not in hint
+
+
+def a_set(value: object) -> Any:
+    return {1} if isinstance(value, Point) else json.JSONEncoder().default(value)
+
+
+class Refusing(json.JSONEncoder):
+    def default(self, o: Any) -> Any:
+        raise TypeError(f'Object of type {type(o).__name__} is not JSON serializable')
+
+
+@pytest.mark.parametrize(
+    'dump_kwargs', [{'default': Refusing().default}, {'cls': Refusing}]
+)
+def test_an_own_default_that_refuses_a_type_is_not_told_to_be_given(
+    path: Path, dump_kwargs: Any
+) -> None:
+    store = atomic_store.open(path, object(), dump_kwargs=dump_kwargs)
+    assert hints_of_committing(store, TypeError) == []
+
+
+def simplejson() -> Any:
+    return pytest.importorskip('simplejson', reason='needs simplejson')
+
+
+def keys_as_json_says(value: Any) -> bytes:
+    json.dumps({(1, 2): 3})
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ('format', 'value'),
+    [
+        (lambda: plistlib, {1: 2}),
+        (lambda: plistlib, {(1, 2): 3}),
+        (lambda: plistlib, object()),
+        (simplejson, {(1, 2): 3}),
+        (simplejson, {1, 2}),
+        (simplejson, Point()),
+        (lambda: SimpleNamespace(dumps=json.dumps, loads=json.loads), {1, 2}),
+        (lambda: SimpleNamespace(dumps=keys_as_json_says, loads=id), {}),
+    ],
+)
+def test_a_value_that_another_format_does_not_know_has_no_note_on_json(
+    path: Path, format: Callable[[], Any], value: Any
+) -> None:
+    store = atomic_store.open(path, value, format())
+    assert hints_of_committing(store, TypeError) == []
+
+
+@pytest.mark.parametrize(
+    ('default', 'example'),
+    [(dict, '{}'), (list, '[]'), (set, 'set()'), (Point, 'Point()')],
+)
+def test_a_class_given_as_the_default_is_an_error_that_asks_for_an_object(
+    path: Path, default: type, example: str
+) -> None:
+    for format in None, plistlib:
+        store = atomic_store.open(path, default, format)
+        assert hints_of_committing(store, TypeError) == [
+            f'the value is a class: give an object, such as {example}'
+        ]
+
+
+def test_a_class_that_a_format_knows_or_that_is_not_the_reason_has_no_such_note(
+    path: Path,
+) -> None:
+    atomic_store.open(path, dict, 'pickle').commit()
+    assert atomic_store.open(path, None, 'pickle').value is dict
+    path.unlink()
+    (hint,) = hints_of_committing(atomic_store.open(path, [dict]), TypeError)
+    assert 'the value' not in hint
+    store = atomic_store.open(path, dict, SimpleNamespace(dumps=str, loads=str))
+    (hint,) = hints_of_committing(store, TypeError)
+    assert 'is_binary' in hint
+    store = atomic_store.open(path, dict, SimpleNamespace(dumps=id, loads=str))
+    (hint,) = hints_of_committing(store, TypeError)
+    assert hint == 'dumps returned int, not bytes or str'
+    store.path = path / 'missing' / 'state.json'
+    (hint,) = hints_of_committing(store, FileNotFoundError)
+    assert 'does not exist' in hint
+
+
 @pytest.mark.parametrize('key', [(1, 2), b'bytes'])
 def test_a_key_that_json_does_not_know_is_an_error_that_says_what_to_use(
     path: Path, key: Any
@@ -207,13 +392,24 @@ def test_a_missing_folder_is_an_error_that_names_it(tmp_path: Path) -> None:
     store.commit()
 
 
+def test_a_missing_file_of_the_format_is_not_called_a_missing_folder(
+    path: Path,
+) -> None:
+    def dumps(value: object) -> bytes:
+        return (path / 'missing').read_bytes()
+
+    store = atomic_store.open(path, None, SimpleNamespace(dumps=dumps, loads=id))
+    assert hints_of_committing(store, FileNotFoundError) == []
+
+
 @posix  # Wine does not show symbolic links
 def test_a_link_into_a_missing_folder_is_an_error_that_names_that_folder(
     path: Path,
 ) -> None:
     path.symlink_to('missing/state.json')
     (hint,) = hints_of_committing(atomic_store.open(path), FileNotFoundError)
-    assert repr(str(path.with_name('missing'))) in hint
+    folder = path.with_name('missing')
+    assert f'{str(folder)!r}, to which the link {str(path)!r} leads, does not' in hint
 
 
 @pytest.mark.parametrize('path', ['~/state.json', b'~/state.json', Path('~/a/b')])
@@ -222,9 +418,9 @@ def test_a_tilde_that_is_not_a_folder_is_an_error_that_names_expanduser(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     store = atomic_store.open(path)
-    missing, tilde = hints_of_committing(store, FileNotFoundError)
-    assert repr(str((tmp_path / os.fsdecode(path)).parent)) in missing
-    assert 'os.path.expanduser()' in tilde
+    (hint,) = hints_of_committing(store, FileNotFoundError)
+    assert repr(str((tmp_path / os.fsdecode(path)).parent)) in hint
+    assert 'os.path.expanduser()' in hint
     (tmp_path / '~' / 'a').mkdir(parents=True)
     store.commit()
 
@@ -396,6 +592,24 @@ def test_a_class_given_for_an_instance_is_an_error_that_names_the_instance(
     assert hints_of_loading(path, TypeError, format) == [hint]
 
 
+class Misused:
+    """Whose methods, called on the class, fail with another message."""
+
+    def dump(self, value: Any, file: Any = None) -> None:
+        file.write(b'')
+
+    def load(self, file: Any = None) -> None:
+        file.read()
+
+
+def test_a_class_is_named_whatever_its_method_says(path: Path) -> None:
+    hint = 'the format is a class: is Misused() meant?'
+    store = atomic_store.open(path, None, Misused)
+    assert hints_of_committing(store, AttributeError) == [hint]
+    path.write_text('content')
+    assert hints_of_loading(path, AttributeError, Misused) == [hint]
+
+
 class Static:
     @staticmethod
     def dumps(value: Any) -> bytes:
@@ -408,7 +622,16 @@ MODULE = ModuleType('a_module')
 MODULE.dumps = MODULE.loads = Strings().dumps  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize('format', [Strings(), Codec(), MODULE, Static])
+class Namespace:
+    """Works as it is, without an instance."""
+
+    def dumps(value: Any) -> bytes:  # noqa: N805
+        raise TypeError('the value is missing')
+
+    loads = dumps
+
+
+@pytest.mark.parametrize('format', [Strings(), Codec(), MODULE, Static, Namespace])
 def test_an_instance_with_the_same_error_or_a_class_with_another_has_no_such_note(
     path: Path, format: Any
 ) -> None:
@@ -417,7 +640,122 @@ def test_an_instance_with_the_same_error_or_a_class_with_another_has_no_such_not
     assert hints_of_loading(path, TypeError, format) == []
 
 
+# Arguments
+
+
+def test_yaml_without_a_loader_is_an_error_that_names_the_safe_one(path: Path) -> None:
+    yaml = pytest.importorskip('yaml', reason='needs yaml')
+    atomic_store.open(path, {'a': 1}, yaml, is_binary=False).commit()
+    (hint,) = hints_of_loading(path, TypeError, yaml, False)
+    assert hint == "load needs Loader: give load_kwargs={'Loader': yaml.SafeLoader}"
+    load_kwargs = {'Loader': yaml.SafeLoader}
+    assert atomic_store.open(path, None, yaml, False, load_kwargs).value == {'a': 1}
+
+
+def test_an_argument_that_a_format_lacks_is_named_with_where_to_give_it(
+    path: Path,
+) -> None:
+    class Files(atomic_store.AbstractFormatFile):
+        def dump(self, value: Any, file: Any, indent: int, *, sort: bool) -> None: ...
+        def load(self, file: Any, Loader: Any) -> None: ...  # noqa: N803
+
+    class Strings(atomic_store.AbstractFormatBstr):
+        def dumps(self, value: Any, key: Any) -> None: ...
+        def loads(self, data: Any, key: Any) -> None: ...
+
+    class Codec:
+        def encode(self, value: Any, key: Any) -> None: ...
+        def decode(self, data: Any, key: Any) -> None: ...
+
+    dumping: Any = [
+        (Files(), "dump needs indent: give dump_kwargs={'indent': ...}", {'sort': 1}),
+        (Strings(), "dumps needs key: give dump_kwargs={'key': ...}", {}),
+        (Codec(), "encode needs key: give dump_kwargs={'key': ...}", {}),
+    ]
+    for format, hint, dump_kwargs in dumping:
+        store = atomic_store.open(path, None, format, dump_kwargs=dump_kwargs)
+        assert hints_of_committing(store, TypeError) == [hint]
+    path.write_bytes(b'')
+    loading: Any = [
+        (Files(), "load needs Loader: give load_kwargs={'Loader': ...}"),
+        (Strings(), "loads needs key: give load_kwargs={'key': ...}"),
+        (Codec(), "decode needs key: give load_kwargs={'key': ...}"),
+    ]
+    for format, hint in loading:
+        assert hints_of_loading(path, TypeError, format) == [hint]
+
+
+def test_several_arguments_that_a_format_lacks_are_all_named(path: Path) -> None:
+    def dumps(value: Any, key: Any, salt: Any, rounds: int = 1) -> None: ...
+
+    store = atomic_store.open(path, None, SimpleNamespace(dumps=dumps, loads=id))
+    assert hints_of_committing(store, TypeError) == [
+        "dumps needs key and salt: give dump_kwargs={'key': ..., 'salt': ...}"
+    ]
+
+
+def needs(data: Any, key: Any) -> Any: ...
+
+
+@wraps(needs)
+def gives(data: Any) -> Any:
+    needs(data, key=1)
+    needs(data)  # type: ignore[call-arg]
+
+
+def takes_no_name(data: Any, key: Any, /) -> Any: ...
+
+
+@pytest.mark.parametrize(
+    'function',
+    [
+        lambda data: needs(data),  # type: ignore[call-arg]  # its own mistake
+        lambda data, key=None: needs(data),  # type: ignore[call-arg]
+        lambda *args, **kwargs: needs(*args, **kwargs),
+        gives,
+        takes_no_name,
+        lambda: None,  # takes too few, not too many
+        lambda data: next(),  # type: ignore[call-overload]
+    ],
+)
+def test_an_argument_that_is_missing_elsewhere_is_not_named(
+    path: Path, function: Any
+) -> None:
+    format = SimpleNamespace(dumps=function, loads=function)
+    store = atomic_store.open(path, 1.5, format)
+    assert hints_of_committing(store, TypeError) == []
+    path.write_bytes(b'1')
+    assert hints_of_loading(path, TypeError, format) == []
+
+
 # Errors that are hard to handle
+
+
+@pytest.mark.parametrize('kind', [0, 1, 2], ids=['dump', 'dumps', 'encode'])
+def test_an_error_that_is_raised_again_and_again_has_each_note_once(
+    path: Path, kind: int
+) -> None:
+    error = TypeError('write() argument must be str, not bytes')
+
+    def fail(value: Any) -> Any:
+        raise error
+
+    format = formats(fail)[kind]
+    format.load = format.loads = format.decode = fail
+    store = atomic_store.open(path, None, format, is_binary=False)
+    path.write_text('content')
+    for _ in range(3):
+        with pytest.raises(TypeError):
+            store.commit()
+    assert len(notes(error)) == 2
+    for _ in range(3):
+        with pytest.raises(TypeError):
+            atomic_store.open(path, format=format, is_binary=False)
+    assert len(notes(error)) == 3
+    assert set(notes(error)[:2]) == {
+        f'while committing {str(path)!r}',
+        f'while loading {str(path)!r}',
+    }
 
 
 @dataclass(frozen=True)
@@ -453,6 +791,7 @@ class UnprintableError(TypeError):
         KeyboardInterrupt(),
         SystemExit(0),
         GeneratorExit(),
+        OSError(errno.EACCES, 'refused', 'a file of the format'),
     ],
 )
 def test_an_error_of_the_format_is_raised_as_it_is(
@@ -511,3 +850,23 @@ def test_a_class_that_needs_arguments_is_an_error_that_names_the_instance(
     assert raised.value.__notes__ == [
         'the format is a class: give an instance of Indented'
     ]
+
+
+@pytest.mark.parametrize(
+    'base', [atomic_store.AbstractFormatFile, atomic_store.AbstractFormatBstr]
+)
+def test_a_class_that_fails_without_lacking_arguments_has_no_such_note(
+    tmp_path: Path, base: type
+) -> None:
+    class Broken(base):  # type: ignore[misc]
+        def __init__(self, indent: int = 0) -> None:
+            raise TypeError('indent')
+
+    class Abstract(base, ABC):  # type: ignore[misc]
+        @abstractmethod
+        def method(self) -> None: ...
+
+    for format in Broken, Abstract:
+        with pytest.raises(TypeError) as raised:
+            atomic_store.open(tmp_path / 'state', format=format)
+        assert notes(raised.value) == []

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from support import (
+    NOBODY,
     USER,
     a_store,
     command,
@@ -18,8 +20,11 @@ from support import (
     fails,
     in_child,
     mounted,
+    notes,
     root,
 )
+
+import atomic_store
 
 if sys.platform != 'linux':
     pytest.skip('needs Linux', allow_module_level=True)
@@ -73,7 +78,13 @@ def test_a_file_size_limit(tmp_path: Path) -> None:
     commits(store)
 
 
-# Permission
+# No new file in the folder
+
+
+def says_that_the_folder_must_be_writable(hint: str, folder: Path) -> bool:
+    return f'makes a new file in the folder {str(folder)!r} but' in hint and (
+        hint.endswith('In a service or container, make the whole folder writable')
+    )
 
 
 @contextmanager
@@ -87,18 +98,25 @@ def forbidden(folder: Path) -> Iterator[None]:
 
 def test_a_read_only_folder(folder: Path) -> None:
     store = a_store(folder)
+    (folder / 'state.json').chmod(0o666)
     with forbidden(folder):
-        in_child(lambda: fails(store, errno.EACCES), uid=USER)
+        (hint,) = in_child(lambda: fails(store, errno.EACCES), uid=USER)
+    assert says_that_the_folder_must_be_writable(hint, folder)
     in_child(lambda: commits(store), uid=USER)
 
 
-@root
-def test_another_users_file_in_a_sticky_folder(folder: Path) -> None:
-    folder.chmod(0o1777)
+def test_a_folder_that_may_not_be_entered_is_not_called_read_only(folder: Path) -> None:
+    (folder / 'store').mkdir(mode=0o700)
+    os.chmod(folder / 'store', 0o666)
     store = a_store(folder)
-    in_child(lambda: fails(store, errno.EPERM), uid=USER)
-    folder.chmod(0o777)
-    in_child(lambda: commits(store), uid=USER)
+    store.path = folder / 'store/state.json'
+
+    def commit() -> list[str]:
+        with pytest.raises(PermissionError) as raised:
+            store.commit()
+        return notes(raised.value)[1:]
+
+    assert in_child(commit, uid=USER) == []
 
 
 @contextmanager
@@ -114,24 +132,24 @@ def read_only(folder: Path) -> Iterator[None]:
 def test_a_read_only_mount(tmp_path: Path) -> None:
     with mounted(tmp_path, '--bind', tmp_path):
         store = a_store(tmp_path)
-        assert fails(store, errno.EROFS, read_only(tmp_path)) == []
+        (hint,) = fails(store, errno.EROFS, read_only(tmp_path))
+        assert says_that_the_folder_must_be_writable(hint, tmp_path)
         commits(store)
 
 
 @root
-def test_a_file_that_is_mounted_itself(tmp_path: Path) -> None:
-    """Containers mount single files like this. They cannot be replaced from inside."""
-    (tmp_path / 'elsewhere').mkdir()
-    store = a_store(tmp_path)
-    (tmp_path / 'state.json').rename(tmp_path / 'elsewhere/state.json')
-    (tmp_path / 'state.json').touch()
-    mount = mounted(
-        tmp_path / 'state.json', '--bind', tmp_path / 'elsewhere/state.json'
-    )
-    with mount:
-        (hint,) = fails(store, errno.EBUSY)
-    assert hint == 'the file is a mount point, as in containers: mount its folder'
-    commits(store)
+def test_a_read_only_mount_with_one_writable_file(tmp_path: Path) -> None:
+    """The setting ReadWritePaths= of systemd.exec(5) makes this of a file's path."""
+    (tmp_path / 'store').mkdir()
+    store = a_store(tmp_path / 'store')
+    path = tmp_path / 'store/state.json'
+    with (
+        mounted(path, '--bind', path),
+        mounted(tmp_path / 'store', '--rbind', tmp_path / 'store'),
+    ):
+        (hint,) = fails(store, errno.EROFS, read_only(tmp_path / 'store'))
+        path.write_text('"old"')
+    assert says_that_the_folder_must_be_writable(hint, tmp_path / 'store')
 
 
 @contextmanager
@@ -145,8 +163,195 @@ def flagged(path: Path, flag: str) -> Iterator[None]:
 
 @root
 @command('chattr')
-@pytest.mark.parametrize('flag', ['i', 'a'], ids=['immutable', 'append-only'])
-def test_a_file_that_must_not_be_replaced(tmp_path: Path, flag: str) -> None:
+def test_an_immutable_folder(tmp_path: Path) -> None:
     store = a_store(tmp_path)
-    assert fails(store, errno.EPERM, flagged(tmp_path / 'state.json', flag)) == []
+    (hint,) = fails(store, errno.EPERM, flagged(tmp_path, 'i'))
+    assert says_that_the_folder_must_be_writable(hint, tmp_path)
     commits(store)
+
+
+@pytest.mark.parametrize('is_relative', [False, True])
+def test_a_link_into_a_read_only_folder(folder: Path, is_relative: bool) -> None:
+    (folder / 'target').mkdir()
+    a_store(folder / 'target')
+    link = folder / 'link.json'
+    link.symlink_to((Path() if is_relative else folder) / 'target/state.json')
+    store = atomic_store.open(link)
+    with forbidden(folder / 'target'):
+        (hint,) = in_child(lambda: fails(store, errno.EACCES), uid=USER)
+    place = f'{str(folder / "target")!r}, to which the link {str(link)!r} leads'
+    assert f'makes a new file in the folder {place}, but' in hint
+
+
+@pytest.mark.parametrize('action', ['list the folder', 'open a file of its own'])
+def test_a_format_without_permission_is_not_a_read_only_folder(
+    folder: Path, action: str
+) -> None:
+    def dump(value: object, file: object) -> None:
+        if action == 'list the folder':
+            os.listdir(folder)
+        else:
+            os.open(folder / 'secret', os.O_RDONLY)
+
+    (folder / 'secret').touch(mode=0)
+    store = atomic_store.open(folder / 'state', format=Format(dump))
+    folder.chmod(0o333)
+
+    def commit() -> list[str]:
+        with pytest.raises(PermissionError) as raised:
+            store.commit()
+        return notes(raised.value)
+
+    assert in_child(commit, uid=USER) == [f'while committing {str(store.path)!r}']
+
+
+class Format(atomic_store.AbstractFormatFile):
+    def __init__(self, dump: Callable[[object, object], None]) -> None:
+        self.dump = dump  # type: ignore[method-assign]
+
+
+# A file that must not be replaced
+
+
+IMMUTABLE = 'the file is immutable: see chattr(1)'
+APPEND_ONLY = 'the file is append-only: see chattr(1)'
+
+
+def says_that_the_file_is_anothers(hint: str, folder: Path) -> bool:
+    return hint.startswith(
+        f"the file is another user's, and the folder {str(folder)!r} is sticky"
+    )
+
+
+@root
+@command('chattr')
+@pytest.mark.parametrize(
+    ('flag', 'note'),
+    [('i', IMMUTABLE), ('a', APPEND_ONLY)],
+    ids=['immutable', 'append-only'],
+)
+def test_a_file_that_must_not_be_replaced(tmp_path: Path, flag: str, note: str) -> None:
+    store = a_store(tmp_path)
+    assert fails(store, errno.EPERM, flagged(tmp_path / 'state.json', flag)) == [note]
+    commits(store)
+
+
+@root
+def test_another_users_file_in_a_sticky_folder(folder: Path) -> None:
+    folder.chmod(0o1777)
+    store = a_store(folder)
+    (hint,) = in_child(lambda: fails(store, errno.EPERM), uid=USER)
+    assert says_that_the_file_is_anothers(hint, folder)
+    folder.chmod(0o777)
+    in_child(lambda: commits(store), uid=USER)
+
+
+@root
+@command('chattr')
+def test_an_immutable_file_of_ones_own_in_a_sticky_folder(folder: Path) -> None:
+    folder.chmod(0o1777)
+    store = a_store(folder)
+    os.chown(folder / 'state.json', NOBODY, NOBODY)
+    with flagged(folder / 'state.json', 'i'):
+        found = in_child(lambda: fails(store, errno.EPERM), uid=NOBODY)
+    assert found == [IMMUTABLE]
+    in_child(lambda: commits(store), uid=NOBODY)
+
+
+@contextmanager
+def renaming_fails(number: int) -> Iterator[None]:
+    """Let renaming fail for a reason that the file system does not show."""
+
+    def refuse(source: str, target: str) -> None:
+        raise OSError(number, os.strerror(number), source, None, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, 'replace', refuse)
+        yield
+
+
+def fails_to_rename(
+    store: atomic_store.AtomicStore, *numbers: int, uid: int | None
+) -> list[str]:
+    def commit() -> list[str]:
+        return [
+            note
+            for number in numbers
+            for note in fails(store, number, renaming_fails(number))
+        ]
+
+    found: list[str] = in_child(commit, uid)
+    return found
+
+
+@root
+@pytest.mark.parametrize('mode', [0o777, 0o1777])
+@pytest.mark.parametrize(
+    ('uid', 'owner', 'owner_of_folder'),
+    [
+        (NOBODY, NOBODY, NOBODY),
+        (NOBODY, NOBODY, 12345),
+        (NOBODY, 12345, NOBODY),
+        (None, 12345, 12345),  # root
+    ],
+)
+def test_an_unknown_reason_is_not_guessed(
+    folder: Path, mode: int, uid: int | None, owner: int, owner_of_folder: int
+) -> None:
+    store = a_store(folder)
+    os.chown(folder / 'state.json', owner, owner)
+    os.chown(folder, owner_of_folder, owner_of_folder)
+    folder.chmod(mode)
+    assert fails_to_rename(store, errno.EPERM, errno.EACCES, uid=uid) == []
+
+
+@root
+@command('chattr')
+def test_a_flag_or_an_owner_that_is_not_the_reason_is_not_named(folder: Path) -> None:
+    folder.chmod(0o1777)
+    store = a_store(folder)
+    with flagged(folder / 'state.json', 'i'):
+        assert fails_to_rename(store, errno.EACCES, errno.EIO, uid=USER) == []
+
+
+@root
+@pytest.mark.parametrize('name', ['state.json', 'a b\tc\nd\\e#é'])
+def test_a_file_that_is_mounted_itself(tmp_path: Path, name: str) -> None:
+    """Containers mount single files like this. They cannot be replaced from inside."""
+    (tmp_path / 'elsewhere').mkdir()
+    store = a_store(tmp_path, name)
+    (tmp_path / name).rename(tmp_path / 'elsewhere/state.json')
+    (tmp_path / name).touch()
+    with mounted(tmp_path / name, '--bind', tmp_path / 'elsewhere/state.json'):
+        (hint,) = fails(store, errno.EBUSY)
+    assert hint == 'the file is a mount point, as in containers: mount its folder'
+    commits(store)
+
+
+@root
+def test_a_file_that_is_busy_for_another_reason_is_not_called_a_mount_point(
+    tmp_path: Path,
+) -> None:
+    """On SMB mounts, that is one that another client has open."""
+    store = a_store(tmp_path)
+    (tmp_path / 'state.json.2').touch()
+    with mounted(tmp_path / 'state.json.2', '--bind', tmp_path / 'state.json.2'):
+        assert fails(store, errno.EBUSY, renaming_fails(errno.EBUSY)) == []
+
+
+@root
+def test_a_mounted_file_that_a_format_cannot_replace_is_not_that_of_the_store(
+    tmp_path: Path,
+) -> None:
+    def dump(value: object, file: object) -> None:
+        (tmp_path / 'source').touch()
+        os.replace(tmp_path / 'source', tmp_path / 'mounted')
+
+    (tmp_path / 'mounted').touch()
+    store = atomic_store.open(tmp_path / 'state', format=Format(dump))
+    with (
+        mounted(tmp_path / 'mounted', '--bind', tmp_path / 'mounted'),
+        pytest.raises(OSError, match='busy') as raised,
+    ):
+        store.commit()
+    assert notes(raised.value) == [f'while committing {str(store.path)!r}']
