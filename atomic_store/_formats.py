@@ -197,10 +197,13 @@ def _has(format: Any, *names: str) -> bool:
 def _what_is_missing(format: Any) -> str:
     if isinstance(format, str):
         return ' (for another module, give the module itself, not its name)'
-    for pair in ('dump', 'load'), ('dumps', 'loads'), ('encode', 'decode'):
-        for name, other in pair, pair[::-1]:
-            if _has(format, name):
-                return f', which has {name} but no {other}'
+    for dump, load in ('dump', 'load'), ('dumps', 'loads'), ('encode', 'decode'):
+        if _has(format, dump):
+            return f', which has {dump} but no {load}'
+        if _has(format, load):
+            base = 'AbstractFormatFile' if load == 'load' else 'AbstractFormatBstr'
+            advice = f'to read only, call {load} in a subclass of {base}'
+            return f', which has {load} but no {dump} ({advice})'
     return ''
 
 

@@ -728,6 +728,49 @@ def test_an_argument_that_is_missing_elsewhere_is_not_named(
     assert hints_of_loading(path, TypeError, format) == []
 
 
+# Formats that are refused
+
+
+@pytest.mark.parametrize(
+    ('format', 'advice'),
+    [
+        (tomllib, 'call load in a subclass of AbstractFormatFile'),
+        (
+            SimpleNamespace(loads=id),
+            'call loads in a subclass of AbstractFormatBstr',
+        ),
+        (
+            SimpleNamespace(decode=id),
+            'call decode in a subclass of AbstractFormatBstr',
+        ),
+    ],
+)
+def test_a_format_that_can_only_read_is_refused_with_how_to_read(
+    path: Path, format: Any, advice: str
+) -> None:
+    with pytest.raises(ValueError, match='to read only') as raised:
+        atomic_store.open(path, format=format)
+    assert advice in str(raised.value)
+
+
+def test_that_advice_helps(path: Path) -> None:
+    class Toml(atomic_store.AbstractFormatFile):
+        def load(self, file: Any) -> Any:
+            return tomllib.load(file)
+
+    path.write_text('a = 1')
+    assert atomic_store.open(path, None, Toml).value == {'a': 1}
+
+
+@pytest.mark.parametrize('name', ['dump', 'dumps', 'encode'])
+def test_a_format_that_can_only_write_is_refused_without_how_to_read(
+    path: Path, name: str
+) -> None:
+    with pytest.raises(ValueError, match='unknown format') as raised:
+        atomic_store.open(path, format=SimpleNamespace(**{name: id}))
+    assert 'to read only' not in str(raised.value)
+
+
 # Errors that are hard to handle
 
 
