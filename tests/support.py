@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import pickle
 import shutil
@@ -177,6 +178,12 @@ def in_child(
     if failure is not None:
         raise failure
     return value
+
+
+def call_libc(name: str, *arguments: object) -> None:
+    """Call a function of the C library, for what Python does not offer."""
+    if getattr(ctypes.CDLL(None, use_errno=True), name)(*arguments):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def start_process(
