@@ -1,0 +1,78 @@
+"""Users and groups for tests, their access control lists, and who may do what.
+
+The numbers belong to nobody. Files of these users exist all the same, and root can become
+each of them.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+
+from support import NOBODY
+
+ALICE, BOB, CAROL, DAVE, EVE = 70001, 70002, 70003, 70004, 70005
+TEAM, INTERNS = 70010, 70020
+
+# The tests let Alice own files, and Bob or root replace them. Alice is not listed: she
+# could give herself any access. Nor are those two: they know what they wrote.
+PEOPLE: dict[str, tuple[int, list[int]]] = {
+    'a stranger': (EVE, []),
+    'Carol': (CAROL, []),
+    'Carol, of the team': (CAROL, [TEAM]),
+    'one of the team': (DAVE, [TEAM]),
+    "one of Bob's group": (DAVE, [BOB]),
+    "one of root's group": (DAVE, [0]),
+    'an intern': (DAVE, [INTERNS]),
+    "an intern of Bob's group": (DAVE, [INTERNS, BOB]),
+    'an intern of the team': (DAVE, [INTERNS, TEAM]),
+}
+
+RIGHTS = {'read': os.R_OK, 'write': os.W_OK, 'execute': os.X_OK}
+
+
+def who_may(paths: Iterable[Path]) -> set[str]:
+    """Find out who may do what with which file: ask the kernel as each user. By root."""
+    found = set()
+    paths, groups = list(paths), os.getgroups()
+    for who, (uid, theirs) in PEOPLE.items():
+        os.setgroups(theirs)
+        os.setegid(NOBODY)
+        os.seteuid(uid)
+        try:
+            found |= {
+                f'{who} may {right} {path.name}'
+                for path in paths
+                for right, bit in RIGHTS.items()
+                if os.access(path, bit, effective_ids=True)
+            }
+        finally:
+            os.seteuid(0)
+            os.setegid(0)
+            os.setgroups(groups)
+    return found
+
+
+# The attributes that hold a file's list, and the one that a folder gives to new files.
+ACCESS, DEFAULT = 'system.posix_acl_access', 'system.posix_acl_default'
+
+
+def acl(text: str) -> bytes:
+    """Pack an access control list, such as 'u::rw- u:70003:r-- g::r-- m::r-- o::---'.
+
+    If a file has a list, its mode is that of the owner, the mask and others (acl(5)).
+    """
+    packed = struct.pack('<I', 2)  # linux/posix_acl_xattr.h
+    for entry in text.split():
+        kind, name, permissions = entry.split(':')
+        tag = {'u': 0x01, 'g': 0x04, 'm': 0x10, 'o': 0x20}[kind] << bool(name)
+        bits = sum(4 >> i for i, letter in enumerate(permissions) if letter != '-')
+        packed += struct.pack('<HHI', tag, bits, int(name or 0xFFFFFFFF))
+    return packed
+
+
+CAROL_MAY_READ = acl(f'u::rw- u:{CAROL}:r-- g::--- m::r-- o::---')
+CAROL_MAY_NOT = acl(f'u::rw- u:{CAROL}:--- g::r-- m::r-- o::r--')
+FOR_ALL = acl(f'u::rwx u:{EVE}:rwx g::rwx m::rwx o::rwx')
