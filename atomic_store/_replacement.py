@@ -154,7 +154,7 @@ class _Replacement(AtomicWriter):
             # would get into the file.
             with suppress(Exception):
                 while sum(map(_is_open, range(3))) < 3:
-                    _open_into(held, os.devnull, os.O_RDWR)
+                    _open_into(held, os.devnull, os.O_RDWR, 0)
             _open_into(self._descriptors, path, flags | os.O_RDWR, mode)
         finally:
             while held:
@@ -260,7 +260,9 @@ class _Replacement(AtomicWriter):
     def _sync_again(self, path: str, flags: int) -> None:
         is_open = False
         try:
-            _open_into(self._descriptors, path, os.O_RDONLY | flags)
+            # The system ignores the mode of a file that exists. pyfakefs sets it.
+            mode = 0o666 if self._old is None else self._old.mode
+            _open_into(self._descriptors, path, os.O_RDONLY | flags, mode)
             is_open = True
             _fsync(self._descriptors[-1])
         except OSError as error:
@@ -303,7 +305,7 @@ class _Replacement(AtomicWriter):
             vars(self._buffer).pop('close', None)
 
 
-def _open_into(descriptors: list[int], path: str, flags: int, mode: int = 0) -> None:
+def _open_into(descriptors: list[int], path: str, flags: int, mode: int) -> None:
     # In one call: no interrupt can come between opening the descriptor and storing it.
     descriptors.extend(map(os.open, [path], [flags], [mode]))
 
