@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import a_store, commits, fails, posix
+from support import a_store, commits, fails, linux, posix
 
 import atomic_store
 from atomic_store import _replacement
@@ -45,9 +45,36 @@ def test_permissions_are_kept_on_a_system_without_attributes(
     assert (tmp_path / 'state.json').stat().st_mode & 0o7777 == 0o640
 
 
+# Termux: Android forbids hard links, so its CPython lacks what makes them
+
+
+@linux
+@pytest.mark.parametrize('error', [AttributeError, NotImplementedError])
+def test_a_file_is_copied_where_python_cannot_link(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    """Older ones have no os.link(), newer ones have it without linkat(2)."""
+    store = a_store(folder)
+    (folder / 'state.json').chmod(0o640)
+    if error is AttributeError:
+        monkeypatch.delattr(os, 'link')
+    else:
+
+        def link(*args: object, **kwargs: object) -> None:
+            raise NotImplementedError('src_dir_fd unavailable on this platform')
+
+        monkeypatch.setattr(os, 'link', link)
+    for value in 'new', 'new' * 1_000_000, '':
+        store.value = value
+        assert commits(store) == []  # a kill during the write still leaves nothing
+    assert (folder / 'state.json').stat().st_mode & 0o7777 == 0o640
+
+
+# macOS: a sync of the disk's own cache, which not every file system has
+
+
 def imitate_macos(monkeypatch: pytest.MonkeyPatch, number: int = 0) -> list[str]:
     """Add F_FULLFSYNC, which fails if an error is given. Return the later syncs."""
-    assert sys.platform != 'win32'
     import fcntl
 
     fsync = os.fsync
@@ -63,6 +90,8 @@ def imitate_macos(monkeypatch: pytest.MonkeyPatch, number: int = 0) -> list[str]
         syncs.append('fsync')
         fsync(descriptor)
 
+    # On Linux, a file that has always had a name is synced once more.
+    monkeypatch.setattr(sys, 'platform', 'darwin')
     monkeypatch.setattr(_replacement, '_O_TMPFILE', None)
     monkeypatch.setattr(fcntl, 'F_FULLFSYNC', 51, raising=False)
     monkeypatch.setattr(fcntl, 'fcntl', note_full_sync)
@@ -71,27 +100,42 @@ def imitate_macos(monkeypatch: pytest.MonkeyPatch, number: int = 0) -> list[str]
 
 
 @posix
-@pytest.mark.parametrize(
-    ('number', 'syncs'),
-    [
-        (0, ['F_FULLFSYNC']),
-        (errno.ENOTSUP, ['F_FULLFSYNC', 'fsync']),  # SMB
-        (errno.EINVAL, ['F_FULLFSYNC', 'fsync']),  # macFUSE
-    ],
-)
-def test_macos_syncs_with_f_fullfsync_or_if_that_is_refused_with_fsync(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, syncs: list[str]
-) -> None:
-    store = a_store(tmp_path)
-    found = imitate_macos(monkeypatch, number)
-    commits(store)
-    assert found == syncs * 2  # of the file and of its folder
-
-
-@posix
-def test_another_error_of_f_fullfsync_is_an_error(
+def test_macos_syncs_file_and_folder_with_f_fullfsync(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = a_store(tmp_path)
-    imitate_macos(monkeypatch, errno.EIO)
+    syncs = imitate_macos(monkeypatch)
+    commits(store)
+    assert syncs == ['F_FULLFSYNC', 'F_FULLFSYNC']
+
+
+@posix
+@pytest.mark.parametrize(
+    'number',
+    [
+        errno.ENOTTY,  # exFAT
+        errno.ENOTSUP,  # SMB
+        errno.EINVAL,  # macFUSE
+        errno.EIO,
+    ],
+)
+def test_macos_syncs_with_fsync_if_f_fullfsync_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    store = a_store(tmp_path)
+    syncs = imitate_macos(monkeypatch, number)
+    commits(store)
+    assert syncs == ['F_FULLFSYNC', 'fsync'] * 2
+
+
+@posix
+def test_an_error_of_both_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fsync(descriptor: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    store = a_store(tmp_path)
+    imitate_macos(monkeypatch, errno.ENOTTY)
+    monkeypatch.setattr(os, 'fsync', fsync)
     assert fails(store, errno.EIO) == []
