@@ -1,4 +1,8 @@
-"""The examples of the README and of the docstrings do what they say."""
+"""The examples of the README and of the docstrings do what they say.
+
+Each example of the README stands alone, and runs twice in one folder: the second run
+finds the files of the first.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,7 @@ import atomic_store
 
 README = Path(__file__).parent.parent / 'README.md'
 TEXT = README.read_text(encoding='utf-8')
+PACKAGES = Path(__file__).with_name('README.md').read_text(encoding='utf-8')
 
 
 def run(example: Example) -> None:
@@ -49,13 +54,15 @@ SECTIONS = {
 @pytest.mark.parametrize('name', SECTIONS)
 def test_readme(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for example in SECTIONS[name]:
-        example.evaluate()
+    for _ in range(2):
+        for example in SECTIONS[name]:
+            example.namespace.clear()
+            example.evaluate()
 
 
 def packages() -> dict[str, str]:
-    """Return the arguments of `open` for each package in the README's table."""
-    rows = TEXT.partition('| `format` | other arguments |')[2].partition('\n\n')[0]
+    """Return the arguments of `open` for each package in the table of tests/README.md."""
+    rows = PACKAGES.partition('| `format` | other arguments |')[2].partition('\n\n')[0]
     found = {}
     for row in rows.splitlines()[2:]:
         formats, arguments = row.split('|')[1:3]
@@ -72,6 +79,11 @@ def test_a_package_works_as_it_is(name: str, tmp_path: Path) -> None:
     value = {'name': 'Zoë', 'numbers': [1, 2.5]}
     atomic_store.open(tmp_path / 'file', value, **arguments).commit()
     assert atomic_store.open(tmp_path / 'file', **arguments).value == value
+
+
+def test_links_of_the_readme_work_on_the_page_of_the_package_too() -> None:
+    targets = re.findall(r'\]\((.*?)\)', TEXT)
+    assert [target for target in targets if not target.startswith('#')] == []
 
 
 def test_the_commands_of_the_readme_set_up_their_own_environment() -> None:
