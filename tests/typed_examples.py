@@ -318,6 +318,10 @@ def type_of_the_value() -> None:
     with settings as entered:
         assert_type(entered, AtomicStore[Settings])
         assert_type(entered.value['theme'], str)
+    declared: AtomicStore[Settings]
+    with atomic_store.open('s.json', default={}) as declared:
+        assert_type(declared.value, Settings)
+        declared.value['theme'] = 1  # type: ignore[typeddict-item]
     names: AtomicStore[set[str]] = atomic_store.open('names', set(), 'pickle')
     with names:
         names.value.add('Ada')
