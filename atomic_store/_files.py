@@ -1,8 +1,8 @@
-"""Find a file, and open it to load a value.
+"""Find a file, and open it.
 
 Two things make that harder than one call. A commit must follow symbolic links itself,
 because it replaces the file that they lead to. And on some file systems, a file seems to
-be missing for a moment while another program replaces it. Nothing here writes.
+be missing for a moment while another program replaces it. Nothing here writes to a file.
 """
 
 from __future__ import annotations
@@ -139,6 +139,26 @@ def _overflow_id(kind: str) -> int:
             return int(file.read())
     except (OSError, ValueError):
         return 65534  # the default (user_namespaces(7))
+
+
+def open_into(descriptors: list[int], path: str, flags: int, mode: int = 0) -> None:
+    """Open a descriptor and append it to the list.
+
+    In one call: no interrupt can come between the two.
+    """
+    descriptors.extend(map(os.open, [path], [flags], [mode]))
+
+
+def close(descriptors: list[int], index: int = -1) -> None:
+    """Take a descriptor off the list and close it. In one call, too."""
+    next(map(os.close, map(descriptors.pop, [index])))
+
+
+def close_all(descriptors: list[int]) -> None:
+    """Close all descriptors on a list, whatever the errors."""
+    while descriptors:
+        with suppress(OSError):
+            close(descriptors)
 
 
 def refuse_unless_regular(path: str, status: os.stat_result) -> None:

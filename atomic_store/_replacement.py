@@ -113,15 +113,13 @@ class _Replacement(AtomicWriter):
         # Without /proc, it could not be given a name later.
         if _O_TMPFILE is None or not os.path.exists(_DESCRIPTORS):
             return False
-        try:
+        with suppress(Exception):
             self._create(self._folder, _O_TMPFILE)
             # ZFS ignores the umask here. So does Linux before 5.19 on file systems
             # without ACLs.
             if self._old or os.fstat(self._descriptors[-1]).st_mode & 0o666 != 0o666:
                 return True
-            _close(self._descriptors)
-        except OSError:
-            pass
+        _files.close_all(self._descriptors)
         return False
 
     def _create_named(self) -> None:
@@ -153,12 +151,12 @@ class _Replacement(AtomicWriter):
             # Not as a standard stream that the program has closed: whatever it prints
             # would get into the file.
             with suppress(Exception):
-                while sum(map(_is_open, range(3))) < 3:
-                    _open_into(held, os.devnull, os.O_RDWR, 0)
-            _open_into(self._descriptors, path, flags | os.O_RDWR, mode)
+                while not held or held[-1] < 3:
+                    _files.open_into(held, os.devnull, os.O_RDWR)
+                _files.close(held)
+            _files.open_into(self._descriptors, path, flags | os.O_RDWR, mode)
         finally:
-            while held:
-                _close(held)
+            _files.close_all(held)
 
     def flush(self, f: IO[Any]) -> None:
         """Write what is still in memory."""
@@ -213,7 +211,7 @@ class _Replacement(AtomicWriter):
             shutil.copyfileobj(original, copy)
         self.keep_metadata()
         with suppress(OSError):
-            _close(self._descriptors, 0)
+            _files.close(self._descriptors, 0)
 
     def sync(self, f: IO[Any]) -> None:
         """Sync the file, and close it."""
@@ -221,7 +219,7 @@ class _Replacement(AtomicWriter):
         self._disarm()
         while self._descriptors:
             # An error counts: some network file systems store the file only now.
-            _close(self._descriptors)
+            _files.close(self._descriptors)
 
     def commit(self, f: IO[Any]) -> None:
         """Rename the file over the old one."""
@@ -258,30 +256,26 @@ class _Replacement(AtomicWriter):
         self._sync_again(self._folder, os.O_DIRECTORY)
 
     def _sync_again(self, path: str, flags: int) -> None:
-        is_open = False
+        # Nothing is lost if this is refused. For example, a folder may be writable but not
+        # readable, or its file system may sync no folders.
         try:
             # The system ignores the mode of a file that exists. pyfakefs sets it.
             mode = 0o666 if self._old is None else self._old.mode
-            _open_into(self._descriptors, path, os.O_RDONLY | flags, mode)
-            is_open = True
+            _files.open_into(self._descriptors, path, os.O_RDONLY | flags, mode)
             _fsync(self._descriptors[-1])
-        except OSError as error:
-            # If this is refused, nothing is lost. For example, a folder may be writable
-            # but not readable, or its file system may sync no folders.
-            if (error.errno not in _NO_SYNC) if is_open else (error.errno in _SCARCE):
+        except Exception as error:
+            number = getattr(error, 'errno', None)
+            is_open = bool(self._descriptors)
+            if number and (number not in _NO_SYNC if is_open else number in _SCARCE):
                 note = 'the file already holds the new value, but a power cut may undo that'
                 _notes.add(error, note)
                 raise
-        with suppress(OSError):
-            if is_open:
-                _close(self._descriptors)
+        _files.close_all(self._descriptors)
 
     def rollback(self, f: IO[Any] | None = None) -> None:
         """Close the file, and remove it. Once it is renamed, there is nothing to do."""
         self._disarm()
-        while self._descriptors:
-            with suppress(OSError):
-                _close(self._descriptors)
+        _files.close_all(self._descriptors)
         if os.getpid() != self._process:
             self.temporary = None  # it belongs to the process that forked this one
         self._unlink()
@@ -303,22 +297,6 @@ class _Replacement(AtomicWriter):
             self._raw.close()  # this flushes nothing, and closes no descriptor
         if self._buffer is not None:
             vars(self._buffer).pop('close', None)
-
-
-def _open_into(descriptors: list[int], path: str, flags: int, mode: int) -> None:
-    # In one call: no interrupt can come between opening the descriptor and storing it.
-    descriptors.extend(map(os.open, [path], [flags], [mode]))
-
-
-def _close(descriptors: list[int], index: int = -1) -> None:
-    # In one call, too: take the descriptor off the list and close it.
-    next(map(os.close, map(descriptors.pop, [index])))
-
-
-def _is_open(descriptor: int) -> bool:
-    with suppress(OSError):
-        return bool(os.fstat(descriptor))
-    return False
 
 
 def _fsync(descriptor: int) -> None:

@@ -39,12 +39,22 @@ def open(
 
     The file is read once. Nothing is created or written before the first commit.
 
+    Use the store in a ``with`` block, or call its `AtomicStore.commit`. A block commits
+    when it ends, even if the value has not changed, but not if an exception ends it
+    (except for a successful `SystemExit`, as of ``sys.exit()``). To read only, use no
+    block: ``atomic_store.open(path).value``.
+
+    The second argument is a value, not a mode as for the built-in `open`: if there is no
+    file, the value of ``atomic_store.open('x.json', 'w')`` is ``'w'``.
+
     Parameters
     ----------
     path : str, bytes or os.PathLike
-        The file. Its folder must exist by the first commit.
+        The file. Symbolic links are followed. The folder must exist by the first commit.
+        A new file gets the permissions that the umask allows, and keeps them.
     default : object, optional
-        The value if the file does not exist: the object itself, not a copy.
+        The value if the file does not exist: the object itself, not a copy. Give an
+        object such as ``{}``, not a class such as ``dict``.
     format : str, module, class or instance, optional
         How the value is written:
 
@@ -56,15 +66,15 @@ def open(
         - anything with ``dump(value, file)`` and ``load(file)``, or with
           ``dumps(value)`` and ``loads(data)``, or with ``encode(value)`` and
           ``decode(data)``. If it has several of these pairs, the first one is used.
-          In a class, they must be static or class methods. You may also pass a subclass
-          of `AbstractFormatFile` or `AbstractFormatBstr` itself: it is then called
-          without arguments.
+          In a class, they must be static or class methods. A subclass of
+          `AbstractFormatFile` or `AbstractFormatBstr` is called without arguments.
     is_binary : bool, optional
         Whether the format works on ``bytes`` rather than ``str``. The default is
         ``False`` for JSON and ``True`` for any other format. PyYAML, for example, needs
         ``False``. Text is UTF-8, and line endings are not translated.
     load_kwargs, dump_kwargs : dict, optional
-        Keyword arguments that the format gets when it loads and dumps a value.
+        Keyword arguments that the format gets when it loads and dumps a value. The
+        dicts are kept, not copied.
     ignore_inner_exits : bool, optional
         Whether only the outermost of nested ``with`` blocks commits.
 
@@ -76,7 +86,7 @@ def open(
     Raises
     ------
     TypeError
-        If `path` has another type.
+        If `path` is of another type.
     ValueError
         If `format` is unknown, its package is not installed, or `path` contains a NUL
         character.
@@ -92,10 +102,10 @@ def open(
     Examples
     --------
     >>> import atomic_store
-    >>> with atomic_store.open('state.json', default={'runs': 0}) as store:
-    ...     store.value['runs'] += 1
+    >>> with atomic_store.open('state.json', default={}) as store:
+    ...     store.value['theme'] = 'dark'
     >>> atomic_store.open('state.json').value
-    {'runs': 1}
+    {'theme': 'dark'}
     """
     file_format, wants_binary = find_format(format)
     return AtomicStore(
@@ -110,62 +120,62 @@ def open(
 
 
 class AtomicStore(Generic[_Value]):
-    """A value in memory and the file that it is committed to. Call `open` to get one.
+    """A value in memory, and the file that it is committed to. Call `open` to get one.
 
-    A ``with`` block commits when it ends normally, even if the value has not changed.
-    It does not commit when an exception ends it, unless that is a `SystemExit` that
-    means success, such as ``sys.exit()``. Blocks of one store may be nested; see
-    `ignore_inner_exits`.
+    The parameters are those of `open`, but `format` is an object with `dump` and `load`,
+    and `is_binary` is a bool. They are attributes, too. You may assign to each of them:
+    the next commit uses it.
+
+    A ``with`` block commits when it ends. If an exception ends it, nothing is committed:
+    this includes `KeyboardInterrupt`, a cancelled task, ``sys.exit(1)`` and a generator
+    that is closed early. Only a `SystemExit` whose code is ``None`` or ``0`` commits. Then
+    the exception propagates.
+
+    Blocks of one store may be nested. Each commits when it ends, unless
+    `ignore_inner_exits` is true: then only the outermost does. An inner block that fails
+    skips its own commit. If the exception is caught, the outer one still commits.
 
     There is no lock. If two stores have the same path, each commit is whole, and the
-    later one wins.
+    later one wins. Use a store in one thread at a time.
 
     Type checkers see the value as `Any` unless you declare its type:
-    ``store: AtomicStore[Settings] = atomic_store.open(...)``.
-
-    Parameters
-    ----------
-    path : str, bytes or os.PathLike
-        The file.
-    default : object
-        The value if the file does not exist.
-    format : module, class or instance
-        Anything with ``dump(value, file)`` and ``load(file)``.
-    is_binary : bool
-        Whether `format` gets a file of ``bytes`` rather than ``str``.
-    load_kwargs, dump_kwargs : dict or None
-        Keyword arguments for `load` and `dump`.
-    ignore_inner_exits : bool or None
-        Whether only the outermost of nested ``with`` blocks commits.
-
-    Attributes
-    ----------
-    value : object
-        The value. At first, it is what was loaded, or the default.
-    level : int
-        How many ``with`` blocks are open.
-    path
-        The file, as it was given. A relative path still means the same file after the
-        working folder changes.
-    format, is_binary, load_kwargs, dump_kwargs, ignore_inner_exits
-        The parameters of this class: `format` is an object with `dump` and `load`,
-        never a name. You may assign to each of them before the next commit.
-
-    Raises
-    ------
-    TypeError, ValueError, OSError
-        As `open` does.
+    ``store: AtomicStore[Settings] = atomic_store.open(...)``. This converts nothing.
 
     Examples
     --------
     >>> import atomic_store
-    >>> store = atomic_store.open('progress.json', default=[])
-    >>> for step in range(3):
-    ...     store.value.append(step)
-    ...     store.commit()
-    >>> atomic_store.open('progress.json').value
-    [0, 1, 2]
+    >>> store = atomic_store.open('nested.json', ignore_inner_exits=True)
+    >>> with store:
+    ...     with store:
+    ...         store.value = 'inner'
+    ...     store.value = 'outer'
+    >>> atomic_store.open('nested.json').value
+    'outer'
     """
+
+    value: _Value
+    """The value to commit. At first, it is what was loaded, or the default.
+
+    Change it, or assign another one. The file changes with the next commit.
+    """
+
+    level: int
+    """How many ``with`` blocks of this store are open."""
+
+    format: FileFormat
+    """What dumps and loads the value: an object with `dump` and `load`."""
+
+    is_binary: bool
+    """Whether the format gets a file of ``bytes`` rather than ``str``."""
+
+    load_kwargs: dict[str, Any]
+    """Keyword arguments for `load`."""
+
+    dump_kwargs: dict[str, Any]
+    """Keyword arguments for `dump`."""
+
+    ignore_inner_exits: bool
+    """Whether only the outermost of nested ``with`` blocks commits."""
 
     def __init__(
         self,
@@ -184,20 +194,22 @@ class AtomicStore(Generic[_Value]):
         self.dump_kwargs = {} if dump_kwargs is None else dump_kwargs
         self.ignore_inner_exits = bool(ignore_inner_exits)
         self.level = 0
-        self.value: _Value = self._load(default)
+        self.value = self._load(default)
 
     @property
     def path(self) -> StrOrBytesPath:
-        """The file, as it was given. A relative path is resolved on assignment."""
+        """The file, as it was given.
+
+        A relative path means the same file even if the working folder changes later.
+        """
         return self._path
 
     @path.setter
     def path(self, path: StrOrBytesPath) -> None:
         self._relative = self._absolute = os.fsdecode(path)
-        self._folder: str | None = None
-        # The working folder may change before the commit. On Windows, each drive has
-        # one (`C:name`), and even a path that counts as absolute may lack a drive
-        # (`\\name`).
+        self._folder: str | None = None  # that of a relative path
+        # On Windows, each drive has a working folder (`C:name`), and even a path that
+        # counts as absolute may lack a drive (`\\name`).
         if os.name == 'nt' or not os.path.isabs(self._relative):
             drive = os.path.splitdrive(self._relative)[0]
             try:
@@ -212,19 +224,18 @@ class AtomicStore(Generic[_Value]):
         self._path = path
 
     def _target(self) -> str:
-        """Return the absolute path, or the relative one if only that one works.
+        """Return the absolute path, or the relative one if only that works.
 
-        A process may be in a folder without the right to enter those above it, and these
-        may be renamed.
+        A process may not be allowed to enter the folders above its own, and they may be
+        renamed. But the absolute path still works if the working folder changes.
         """
-        if (
-            self._folder is None
-            or os.name == 'nt'
-            or _identity(self._folder) == self._folder_id
-            or _identity(os.curdir) != self._folder_id
-        ):
-            return self._absolute
-        return self._relative
+        is_moved = (
+            self._folder
+            and os.name != 'nt'
+            and _identity(self._folder) != self._folder_id
+            and _identity(os.curdir) == self._folder_id
+        )
+        return self._relative if is_moved else self._absolute
 
     def __repr__(self) -> str:
         return f'<AtomicStore path={self.path!r} format={self.format!r} level={self.level}>'
@@ -265,14 +276,13 @@ class AtomicStore(Generic[_Value]):
 
         Errors have notes (`BaseException.add_note`). They name the file and often say
         what to do. After an error, the file holds the old value, and nothing is left
-        beside it. There are three exceptions, and a note tells you about each. If only
-        the folder could not be synced, the file already holds the new value. If the
-        temporary file could not be removed, it stays. If the file system has lost the
-        old file, the temporary file stays, and holds the new value.
+        beside it, unless a note says otherwise: the sync of the folder failed, and the
+        file already holds the new value; the temporary file could not be removed; or the
+        file system has lost the old file, and the temporary file has the new value.
 
-        After an interrupt, the file holds the old value or the new one. Do not commit in
-        a signal handler that returns: if it interrupts a commit, that commit resumes
-        afterwards and puts back an older value.
+        After an interrupt (Ctrl-C), the file holds the old value or the new one. Do not
+        commit in a signal handler that returns: if it interrupts a commit, that commit
+        finishes afterwards, and overwrites your newer value.
 
         On Windows, a file cannot be replaced while a program has it open. A commit
         retries for up to five seconds.
