@@ -1,15 +1,15 @@
 """Replace a file: the steps of a commit.
 
-`replace` lists the steps, and `_Replacement` has a method for each. Two of them are more
+`replace` lists the steps, and `_Replacement` has a method for each. Two things are more
 than a plain replacement: while the format writes, the file has no name, so that a kill
 leaves nothing, and it gets the old file's metadata. Neither may cost a value, nor a
 commit that would succeed without it. That decides the order:
 
-- The file is synced once it has its name. If it were synced before, a power cut could
-  cost both values on ext2, udf, minix and on ext4 without a journal, leave an empty file
-  on btrfs up to Linux 6.12, and an ext4 with `fast_commit` that cannot be mounted.
+- The file is synced once it has its name. Before, a sync may be worth nothing: a power
+  cut then costs both values on ext2, udf, minix and on ext4 without a journal, empties
+  the file on btrfs up to Linux 6.12, and breaks an ext4 with `fast_commit`.
 - The file is renamed once it is closed. On SMB mounts since Linux 7.1, renaming an open
-  file that had no name at first would remove the old file.
+  file that had no name at first removes the old file.
 """
 
 from __future__ import annotations
@@ -26,11 +26,6 @@ from typing import IO, Any
 from atomicwrites import AtomicWriter
 
 from . import _files, _metadata, _notes, _windows
-
-try:
-    import fcntl
-except ImportError:  # on Windows
-    fcntl = None  # type: ignore[assignment]
 
 # None where every file has a name.
 _O_TMPFILE: int | None = getattr(os, 'O_TMPFILE', None)
@@ -230,20 +225,14 @@ class _Replacement(AtomicWriter):
             else:
                 _windows.replace(self.temporary, self._path)
         except OSError as error:
-            if self._old is not None and self._is_last_copy(self.temporary):
+            # On SMB mounts before Linux 6.17, a rename that fails may remove the old file,
+            # while another program has it open.
+            if self._old and _is_gone(self._path) and os.path.exists(self.temporary):
                 name = os.path.abspath(self.temporary)
                 _notes.add(error, f'the old file is gone, the new value is in {name!r}')
                 self.temporary = None
             raise
         self.temporary = None
-
-    def _is_last_copy(self, temporary: str) -> bool:
-        # On SMB mounts before Linux 6.17, a rename that fails may remove the old file,
-        # while another program has it open.
-        with suppress(OSError):
-            old = _files.find_status(self._path)
-            return os.path.exists(temporary) and (old is None or old.st_nlink == 0)
-        return False
 
     def sync_folder(self) -> None:
         """Sync the folder, in which the file has its name now."""
@@ -289,20 +278,26 @@ class _Replacement(AtomicWriter):
                 self.temporary = None
 
     def _disarm(self) -> None:
-        """Let nothing that a format has kept of the file write to another one.
-
-        The next file that is opened may get the same descriptor.
-        """
+        # The next file that is opened may get the same descriptor. Nothing that a format
+        # has kept of this file may write to it.
         if self._raw is not None:
             self._raw.close()  # this flushes nothing, and closes no descriptor
         if self._buffer is not None:
             vars(self._buffer).pop('close', None)
 
 
+def _is_gone(path: str) -> bool:
+    with suppress(OSError):
+        status = _files.find_status(path)
+        return status is None or status.st_nlink == 0
+    return False
+
+
 def _fsync(descriptor: int) -> None:
-    """Sync a file or folder, and on macOS the disk's cache, which fsync() does not."""
-    if hasattr(fcntl, 'F_FULLFSYNC'):
-        with suppress(Exception):
-            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
-            return
+    with suppress(Exception):
+        # On macOS, fsync() leaves the content in the disk's cache (fsync(2) there).
+        import fcntl  # not on Windows
+
+        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)  # type: ignore[attr-defined]
+        return
     os.fsync(descriptor)
