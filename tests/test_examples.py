@@ -20,9 +20,10 @@ from sybil.parsers.markdown import CodeBlockParser
 
 import atomic_store
 
-README = Path(__file__).parent.parent / 'README.md'
+TESTS = Path(__file__).parent
+README = TESTS.parent / 'README.md'
 TEXT = README.read_text(encoding='utf-8')
-PACKAGES = Path(__file__).with_name('README.md').read_text(encoding='utf-8')
+TESTS_TEXT = (TESTS / 'README.md').read_text(encoding='utf-8')
 
 
 def run(example: Example) -> None:
@@ -61,10 +62,10 @@ def test_readme(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def packages() -> dict[str, str]:
-    """Return the arguments of `open` for each package in the table of tests/README.md."""
-    rows = PACKAGES.partition('| `format` | other arguments |')[2].partition('\n\n')[0]
+    """Return the arguments of `open` for each package in the table of this folder."""
+    table = TESTS_TEXT.partition('| `format` | other arguments |')[2]
     found = {}
-    for row in rows.splitlines()[2:]:
+    for row in table.partition('\n\n')[0].splitlines()[2:]:
         formats, arguments = row.split('|')[1:3]
         for name in re.findall('`(.+?)`', formats):
             found[name] = f'format={name}, {arguments.strip(" `")}'
@@ -92,6 +93,12 @@ def test_the_commands_of_the_readme_set_up_their_own_environment() -> None:
     for command in commands:
         assert command.startswith('python3 -m venv .venv && .venv/bin/pip install ')
         assert '&& .venv/bin/py' in command
+
+
+def test_each_test_file_is_listed_with_its_promise() -> None:
+    rows = [line for line in TESTS_TEXT.splitlines() if line.startswith('|')]
+    listed = [name for row in rows for name in re.findall(r'`(test_\w+\.py)`', row)]
+    assert set(listed) == {file.name for file in TESTS.glob('test_*.py')}
 
 
 DOCTESTS = [
