@@ -153,30 +153,6 @@ class AtomicStore(Generic[_Value]):
     'outer'
     """
 
-    value: _Value
-    """The value to commit. At first, it is what was loaded, or the default.
-
-    Change it, or assign another one. The file changes with the next commit.
-    """
-
-    level: int
-    """How many ``with`` blocks of this store are open."""
-
-    format: FileFormat
-    """What dumps and loads the value: an object with `dump` and `load`."""
-
-    is_binary: bool
-    """Whether the format gets a file of ``bytes`` rather than ``str``."""
-
-    load_kwargs: dict[str, Any]
-    """Keyword arguments for `load`."""
-
-    dump_kwargs: dict[str, Any]
-    """Keyword arguments for `dump`."""
-
-    ignore_inner_exits: bool
-    """Whether only the outermost of nested ``with`` blocks commits."""
-
     def __init__(
         self,
         path: StrOrBytesPath,
@@ -187,14 +163,23 @@ class AtomicStore(Generic[_Value]):
         dump_kwargs: dict[str, Any] | None,
         ignore_inner_exits: bool | None,
     ) -> None:
+        # Editors show the string after each of these.
         self.path = path
+        """The file, as it was given."""
         self.format = format
+        """An object with `dump` and `load`, never a name."""
         self.is_binary = is_binary
+        """Whether `format` gets a file of ``bytes`` rather than ``str``."""
         self.load_kwargs = {} if load_kwargs is None else load_kwargs
+        """Keyword arguments for `load`."""
         self.dump_kwargs = {} if dump_kwargs is None else dump_kwargs
+        """Keyword arguments for `dump`."""
         self.ignore_inner_exits = bool(ignore_inner_exits)
+        """Whether only the outermost of nested ``with`` blocks commits."""
         self.level = 0
-        self.value = self._load(default)
+        """How many ``with`` blocks are open."""
+        self.value: _Value = self._load(default)
+        """The value. Change it, or assign another one, before the next commit."""
 
     @property
     def path(self) -> StrOrBytesPath:
