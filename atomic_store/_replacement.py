@@ -34,6 +34,12 @@ _O_TMPFILE: int | None = getattr(os, 'O_TMPFILE', None)
 # (unshare(2), CLONE_FILES).
 _DESCRIPTORS = '/proc/thread-self/fd'
 
+# What takes the place of a closed standard stream. Nobody can write to it. On Linux, not
+# even a chroot lacks it.
+_PLACEHOLDER = (
+    ('/', os.O_PATH) if sys.platform == 'linux' else (os.devnull, os.O_RDONLY)
+)
+
 # The second one is for where a leading dot is refused, as by Samba's `veto files`. The
 # last one is for where names must be short, as on minix, or paths, as on Windows.
 _TEMPORARY_NAMES = ('.atomic_store-{}.tmp', '{}-atomic_store.tmp', '{:.8}')
@@ -74,6 +80,7 @@ class _Replacement(AtomicWriter):
     _path: str  # AtomicWriter's
     _buffer: Any = None
     _raw: Any = None
+    _failed = 0  # the number of the last error in writing
     temporary: str | None = None  # its name, if it has one and is ours to remove
 
     def __init__(self, path: str) -> None:
@@ -99,10 +106,19 @@ class _Replacement(AtomicWriter):
         file = _files.open_file(self._descriptors[-1], closefd=False, **options)
         self._buffer = getattr(file, 'buffer', file)
         self._raw = getattr(self._buffer, 'raw', None)
-        # Formats close files, or let wrappers do so. It stays open, so that an error in
-        # flushing it, which the wrapper's `__del__` ignores, comes up again.
+        # Formats close files, or let wrappers do so. It stays open.
         self._buffer.close = self._buffer.flush
+        if self._raw is not None:
+            self._raw.write = partial(self._write, self._raw.write)
         return file
+
+    def _write(self, write: Callable[[Any], int], data: Any) -> int:
+        try:
+            return write(data)
+        except BaseException as error:
+            # A wrapper that writes in its `__del__` ignores this. flush() does not.
+            self._failed = getattr(error, 'errno', None) or errno.EIO
+            raise
 
     def _create_unnamed(self) -> bool:
         # Without /proc, it could not be given a name later.
@@ -147,7 +163,7 @@ class _Replacement(AtomicWriter):
             # would get into the file.
             with suppress(Exception):
                 while not held or held[-1] < 3:
-                    _files.open_into(held, os.devnull, os.O_RDWR)
+                    _files.open_into(held, *_PLACEHOLDER)
                 _files.close(held)
             _files.open_into(self._descriptors, path, flags | os.O_RDWR, mode)
         finally:
@@ -156,10 +172,12 @@ class _Replacement(AtomicWriter):
     def flush(self, f: IO[Any]) -> None:
         """Write what is still in memory."""
         # A format may have detached a layer, which flushes it.
-        if getattr(f, 'buffer', f) is not None:
+        if getattr(f, 'buffer', None) is not None:
             f.flush()
         if getattr(self._buffer, 'raw', self._buffer) is not None:
             self._buffer.flush()
+        if self._failed:
+            raise OSError(self._failed, os.strerror(self._failed))
 
     def keep_metadata(self) -> None:
         """Give the file the metadata of the old one."""
@@ -282,6 +300,7 @@ class _Replacement(AtomicWriter):
         # has kept of this file may write to it.
         if self._raw is not None:
             self._raw.close()  # this flushes nothing, and closes no descriptor
+            vars(self._raw).pop('write', None)
         if self._buffer is not None:
             vars(self._buffer).pop('close', None)
 
