@@ -16,6 +16,8 @@ from support import names, notes, posix
 
 import atomic_store
 
+pytestmark = posix  # on Windows, atomicwrites goes past it: it calls MoveFileExW
+
 
 @pytest.fixture(params=list(OSType), ids=lambda system: system.value)
 def folder(request: pytest.FixtureRequest, fs: FakeFilesystem) -> Path:
@@ -100,7 +102,6 @@ def test_a_missing_folder_and_a_folder_at_the_path_are_errors(folder: Path) -> N
     assert names(folder) == ['state']
 
 
-@posix
 def test_a_folder_without_permission_is_an_error(folder: Path) -> None:
     if folder.drive:
         return  # pyfakefs imitates no permissions on Windows
