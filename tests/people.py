@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
-from support import NOBODY
+from support import NOBODY, call_libc, in_child
 
 ALICE, BOB, CAROL, DAVE, EVE = 70001, 70002, 70003, 70004, 70005
 TEAM, INTERNS = 70010, 70020
@@ -76,3 +77,37 @@ def acl(text: str) -> bytes:
 CAROL_MAY_READ = acl(f'u::rw- u:{CAROL}:r-- g::--- m::r-- o::---')
 CAROL_MAY_NOT = acl(f'u::rw- u:{CAROL}:--- g::r-- m::r-- o::r--')
 FOR_ALL = acl(f'u::rwx u:{EVE}:rwx g::rwx m::rwx o::rwx')
+
+
+# User namespaces, as containers have them: the first number inside, the first outside,
+# and how many there are (user_namespaces(7)).
+ALONE = f'{BOB} {BOB} 1'
+CONTAINER = f'0 {BOB} 65536'  # Alice is not in it, the others are
+ALL = f'0 0 {2**32 - 1}'
+
+
+def in_a_namespace(function: Callable[[], Any], numbers: str, uid: int = 0) -> Any:
+    """Call a function where only these users and groups have numbers. By root.
+
+    There, chown(2) and setting an access control list fail with EINVAL for all others.
+    """
+
+    def call() -> Any:
+        os.setgroups([])
+        ready, is_ready = os.pipe()
+        process = os.getpid()
+        if not (
+            helper := os.fork()
+        ):  # it stays outside, where root may set the numbers
+            os.read(ready, 1)
+            for kind in 'uid', 'gid':
+                Path(f'/proc/{process}/{kind}_map').write_text(numbers)
+            os._exit(0)
+        call_libc('unshare', 0x10000000)  # CLONE_NEWUSER
+        os.write(is_ready, b'1')
+        assert os.waitpid(helper, 0)[1] == 0
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+        return function()
+
+    return in_child(call)

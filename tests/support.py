@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import multiprocessing
 import os
 import pickle
 import shutil
@@ -11,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any
@@ -178,6 +180,27 @@ def in_child(
     if failure is not None:
         raise failure
     return value
+
+
+@contextmanager
+def beside(function: Callable[[Connection], object]) -> Iterator[tuple[int, Any]]:
+    """Run a function in a child until the end of the block.
+
+    It gets one end of a pipe. The block gets the child's number, and what it sends first.
+    """
+    fork = multiprocessing.get_context('fork')
+    ours, theirs = fork.Pipe()
+    child = fork.Process(target=function, args=(theirs,), daemon=True)
+    child.start()
+    theirs.close()
+    try:
+        assert child.pid is not None
+        yield child.pid, ours.recv()
+        assert child.is_alive()
+    finally:
+        child.kill()
+        child.join()
+        ours.close()
 
 
 def call_libc(name: str, *arguments: object) -> None:

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import stat
 import subprocess
+from collections import Counter
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
-from support import fails, left_alone, linux, mounted, names, posix, root
+from people import ALICE, BOB, CONTAINER, in_a_namespace
+from support import (
+    beside,
+    call_libc,
+    fails,
+    in_child,
+    left_alone,
+    linux,
+    mounted,
+    names,
+    posix,
+    root,
+)
 
 import atomic_store
 
@@ -88,6 +103,129 @@ def test_a_link_that_the_kernel_does_not_follow_is_not_followed(folders: Path) -
         subprocess.run(['mount', '-o', 'remount,nosymfollow', links], check=True)
         with left_alone(folders):
             assert fails(store, errno.ELOOP) == []
+
+
+def plant(link: Path, target: Path, owner: int) -> None:
+    link.symlink_to(target)
+    os.lchown(link, owner, owner)
+
+
+@linux
+@root
+@pytest.mark.parametrize('is_direct', [True, False], ids=['', 'through another link'])
+@pytest.mark.parametrize(
+    ('folder_owner', 'mode', 'link_owner', 'uid', 'is_followed'),
+    [
+        pytest.param(0, 0o1777, ALICE, 0, False, id='of another user'),
+        pytest.param(ALICE, 0o1777, BOB, 0, False, id='of a third user'),
+        pytest.param(0, 0o1777, ALICE, BOB, False, id='not by root'),
+        pytest.param(ALICE, 0o1777, ALICE, 0, True, id="of the folder's owner"),
+        pytest.param(0, 0o1777, 0, BOB, True, id="of the folder's owner, root"),
+        pytest.param(ALICE, 0o1777, BOB, BOB, True, id='own'),
+        pytest.param(0, 0o777, ALICE, 0, True, id='not sticky'),
+        pytest.param(0, 0o1775, ALICE, 0, True, id='not for all'),
+    ],
+)
+def test_a_link_is_followed_where_the_kernel_protects_nobody_from_it(
+    folder: Path,
+    folder_owner: int,
+    mode: int,
+    link_owner: int,
+    uid: int,
+    is_followed: bool,
+    is_direct: bool,
+) -> None:
+    """See proc(5), fs.protected_symlinks. It holds wherever that is set or not."""
+    links, target = folder / 'links', folder / 'state'
+    links.mkdir()
+    os.chown(links, folder_owner, folder_owner)
+    links.chmod(mode)
+    (folder / 'way').symlink_to('links/state')
+    store = atomic_store.open(links / 'state' if is_direct else folder / 'way', 'new')
+    plant(links / 'state', target, link_owner)
+    if is_followed:
+        in_child(store.commit, uid=uid)
+        assert target.read_text() == '"new"'
+    else:
+        assert in_child(lambda: fails(store, errno.EACCES), uid=uid) == []
+        assert not target.exists()
+
+
+@linux
+@root
+def test_in_a_container_a_link_of_an_unknown_user_is_not_followed(folder: Path) -> None:
+    """There, neither the owner of the folder nor that of the link has a number."""
+    links = folder / 'links'
+    links.mkdir()
+    os.chown(links, ALICE, ALICE)
+    links.chmod(0o1777)
+    store = atomic_store.open(links / 'state', 'new')
+    plant(links / 'state', folder / 'state', ALICE - 1)
+    assert in_a_namespace(lambda: fails(store, errno.EACCES), CONTAINER) == []
+    assert not (folder / 'state').exists()
+
+
+@linux
+@root
+def test_a_link_that_is_swapped_all_the_time_is_not_followed(folder: Path) -> None:
+    """Somebody exchanges the link for a file of their own while root looks at it."""
+    links, ours = folder / 'links', folder / 'ours'
+    state, planted = links / 'state', links / 'planted'
+    links.mkdir()
+    links.chmod(0o1777)
+    ours.write_text('"ours"')
+    plant(planted, ours, ALICE)
+    state.write_text('"theirs"')
+    os.chown(state, ALICE, ALICE)
+
+    def swap(pipe: Connection) -> None:
+        os.setresgid(ALICE, ALICE, ALICE)
+        os.setresuid(ALICE, ALICE, ALICE)
+        here = ctypes.c_int(-100)  # AT_FDCWD, which is not used
+        paths = here, bytes(planted), here, bytes(state)
+        pipe.send('ready')
+        while True:
+            call_libc('renameat2', *paths, 2)  # RENAME_EXCHANGE
+            if not planted.is_symlink() and not state.is_symlink():  # root replaced it
+                planted.unlink()
+                planted.symlink_to(ours)
+
+    store = atomic_store.open(state, 'new')
+    tally: Counter[str] = Counter()
+    with beside(swap):
+        for _ in range(500):
+            try:
+                store.commit()
+                tally['commits'] += 1
+            except OSError as error:
+                tally[type(error).__name__] += 1
+            assert ours.read_text() == '"ours"', tally
+    print(f'\n{dict(tally)}')
+
+
+@linux
+@root
+def test_a_file_of_another_mount_namespace_is_not_taken_for_ours(folder: Path) -> None:
+    """Its path, as /proc/PID/fd has it, leads to a file of ours."""
+    (folder / 'state.json').write_text('"ours"')
+
+    def open_theirs(pipe: Connection) -> None:
+        private = ctypes.c_ulong(0x44000)  # MS_REC | MS_PRIVATE
+        call_libc('unshare', 0x00020000)  # CLONE_NEWNS
+        call_libc('mount', None, b'/', None, private, None)
+        call_libc('mount', b'tmpfs', bytes(folder), b'tmpfs', 0, None)
+        (folder / 'state.json').write_text('"theirs"')
+        with open(folder / 'state.json') as file:
+            pipe.send(file.fileno())
+            pipe.recv()
+
+    with beside(open_theirs) as (process, descriptor):
+        path = f'/proc/{process}/fd/{descriptor}'
+        store = atomic_store.open(path)
+        assert store.value == 'theirs'
+        with left_alone(folder), pytest.raises(FileNotFoundError):
+            store.commit()
+        assert Path(path).read_text() == '"theirs"'
 
 
 def test_a_link_changed_after_open_is_followed_to_its_new_target(

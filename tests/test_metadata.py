@@ -20,9 +20,12 @@ import pytest
 from people import (
     ACCESS,
     ALICE,
+    ALL,
+    ALONE,
     BOB,
     CAROL,
     CAROL_MAY_READ,
+    CONTAINER,
     DAVE,
     DEFAULT,
     EVE,
@@ -30,6 +33,7 @@ from people import (
     INTERNS,
     TEAM,
     acl,
+    in_a_namespace,
     who_may,
 )
 from support import NOBODY, USER, call_libc, command, in_child, mounted, root
@@ -530,38 +534,6 @@ def test_where_there_are_no_attributes_the_mode_means_the_same(
 
 
 # Nobody gains access
-
-
-ALONE = f'{BOB} {BOB} 1'
-CONTAINER = f'0 {BOB} 65536'  # Alice is not in it, the others are
-ALL = f'0 0 {2**32 - 1}'
-
-
-def in_a_namespace(function: Callable[[], Any], numbers: str, uid: int = 0) -> Any:
-    """Call a function where users and groups have these numbers (user_namespaces(7)).
-
-    There, chown(2) and setting an access control list fail with EINVAL for all others.
-    """
-
-    def call() -> Any:
-        os.setgroups([])
-        ready, is_ready = os.pipe()
-        process = os.getpid()
-        if not (
-            helper := os.fork()
-        ):  # it stays outside, where root may set the numbers
-            os.read(ready, 1)
-            for kind in 'uid', 'gid':
-                Path(f'/proc/{process}/{kind}_map').write_text(numbers)
-            os._exit(0)
-        call_libc('unshare', 0x10000000)  # CLONE_NEWUSER
-        os.write(is_ready, b'1')
-        assert os.waitpid(helper, 0)[1] == 0
-        os.setresgid(uid, uid, uid)
-        os.setresuid(uid, uid, uid)
-        return function()
-
-    return in_child(call)
 
 
 @root

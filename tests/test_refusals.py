@@ -401,7 +401,7 @@ class ListsThatChmodDrops(OtherLists):
         (ListsWithAMode, 'nothing', 0o644, NOT_CAROL),
         (ListsThatChmodDrops, 'nothing', 0o600, None),
         *(
-            (kind, f'{operation} \\S+ {LIST}', 0o600, None)
+            (kind, rf'{operation} \S+ {LIST}', 0o600, None)
             for kind in (OtherLists, ListsWithAMode)
             for operation in ('getxattr', 'setxattr')
         ),
