@@ -2,7 +2,7 @@
 
 Two things make that harder than one call. A commit must follow symbolic links itself,
 because it replaces the file that they lead to. And on some file systems, a file seems to
-be missing for a moment while another program replaces it. Nothing here writes to a file.
+be missing for a moment while another program replaces it.
 """
 
 from __future__ import annotations
@@ -57,6 +57,49 @@ def open_to_read(path: str, is_binary: bool) -> IO[Any] | None:
     if file is None:
         _windows.refuse_a_path_through_a_file(path)
     return file
+
+
+class Output:
+    """A file for a format to write to, whatever the format does with it."""
+
+    def __init__(self, descriptor: int, is_binary: bool) -> None:
+        options: Any = {'mode': 'wb'} if is_binary else {**TEXT, 'mode': 'w'}
+        self.file: IO[Any] = open_file(descriptor, closefd=False, **options)
+        self._buffer: Any = getattr(self.file, 'buffer', self.file)
+        self._raw: Any = getattr(self._buffer, 'raw', None)
+        self._error = 0  # the number of the last one in writing
+        # Formats close files, or let wrappers do so. It stays open.
+        self._buffer.close = self._buffer.flush
+        if self._raw is not None:
+            self._raw.write = functools.partial(self._write, self._raw.write)
+
+    def _write(self, write: Callable[[Any], int], data: Any) -> int:
+        try:
+            return write(data)
+        except BaseException as error:
+            # A wrapper that writes in its `__del__` ignores this. flush() does not.
+            self._error = getattr(error, 'errno', None) or errno.EIO
+            raise
+
+    def flush(self) -> None:
+        """Write what is still in memory, and raise any earlier error in writing."""
+        # A format may have detached a layer, which flushes it.
+        if getattr(self.file, 'buffer', None) is not None:
+            self.file.flush()
+        if getattr(self._buffer, 'raw', self._buffer) is not None:
+            self._buffer.flush()
+        if self._error:
+            raise OSError(self._error, os.strerror(self._error))
+
+    def disarm(self) -> None:
+        """Let nothing that a format has kept of the file write to another one.
+
+        The next file that is opened may get the same descriptor.
+        """
+        if self._raw is not None:
+            self._raw.close()  # this flushes nothing, and closes no descriptor
+            vars(self._raw).pop('write', None)
+        vars(self._buffer).pop('close', None)
 
 
 def find(path: str) -> tuple[str, os.stat_result | None]:

@@ -58,7 +58,7 @@ def replace(path: str, is_binary: bool, dump: Callable[[IO[Any]], object]) -> No
         try:
             file = replacement.get_fileobject(is_binary)
             dump(file)
-            replacement.flush(file)
+            replacement.flush()
             replacement.keep_metadata()
             replacement.give_name()
             replacement.sync(file)
@@ -78,9 +78,7 @@ class _Replacement(AtomicWriter):
     """A new file, and the steps by which it replaces the old one."""
 
     _path: str  # AtomicWriter's
-    _buffer: Any = None
-    _raw: Any = None
-    _failed = 0  # the number of the last error in writing
+    _output: _files.Output | None = None
     temporary: str | None = None  # its name, if it has one and is ours to remove
 
     def __init__(self, path: str) -> None:
@@ -101,24 +99,8 @@ class _Replacement(AtomicWriter):
         if not self._create_unnamed():
             self._create_named()
         self._was_named = self.temporary is not None
-        options: Any = {'mode': 'wb'} if is_binary else {**_files.TEXT, 'mode': 'w'}
-        file: IO[Any]
-        file = _files.open_file(self._descriptors[-1], closefd=False, **options)
-        self._buffer = getattr(file, 'buffer', file)
-        self._raw = getattr(self._buffer, 'raw', None)
-        # Formats close files, or let wrappers do so. It stays open.
-        self._buffer.close = self._buffer.flush
-        if self._raw is not None:
-            self._raw.write = partial(self._write, self._raw.write)
-        return file
-
-    def _write(self, write: Callable[[Any], int], data: Any) -> int:
-        try:
-            return write(data)
-        except BaseException as error:
-            # A wrapper that writes in its `__del__` ignores this. flush() does not.
-            self._failed = getattr(error, 'errno', None) or errno.EIO
-            raise
+        self._output = _files.Output(self._descriptors[-1], is_binary)
+        return self._output.file
 
     def _create_unnamed(self) -> bool:
         # Without /proc, it could not be given a name later.
@@ -169,15 +151,10 @@ class _Replacement(AtomicWriter):
         finally:
             _files.close_all(held)
 
-    def flush(self, f: IO[Any]) -> None:
+    def flush(self) -> None:
         """Write what is still in memory."""
-        # A format may have detached a layer, which flushes it.
-        if getattr(f, 'buffer', None) is not None:
-            f.flush()
-        if getattr(self._buffer, 'raw', self._buffer) is not None:
-            self._buffer.flush()
-        if self._failed:
-            raise OSError(self._failed, os.strerror(self._failed))
+        assert self._output is not None
+        self._output.flush()
 
     def keep_metadata(self) -> None:
         """Give the file the metadata of the old one."""
@@ -296,13 +273,8 @@ class _Replacement(AtomicWriter):
                 self.temporary = None
 
     def _disarm(self) -> None:
-        # The next file that is opened may get the same descriptor. Nothing that a format
-        # has kept of this file may write to it.
-        if self._raw is not None:
-            self._raw.close()  # this flushes nothing, and closes no descriptor
-            vars(self._raw).pop('write', None)
-        if self._buffer is not None:
-            vars(self._buffer).pop('close', None)
+        if self._output is not None:
+            self._output.disarm()
 
 
 def _is_gone(path: str) -> bool:
