@@ -1,9 +1,8 @@
 """Replace a file: the steps of a commit.
 
-`replace` lists the steps, and `_Replacement` has a method for each. Two things are more
-than a plain replacement: while the format writes, the file has no name, so that a kill
-leaves nothing, and it gets the old file's metadata. Neither may cost a value, nor a
-commit that would succeed without it. That decides the order:
+`replace` lists the steps, and `_Replacement` has a method for each. Two things go beyond
+a plain replacement: while the format writes, the file has no name, so that a kill leaves
+nothing, and it gets the old file's metadata. Neither may cost a value or a commit:
 
 - The file is synced once it has its name. Before, a sync may be worth nothing: a power
   cut then costs both values on ext2, udf, minix and on ext4 without a journal, empties
@@ -34,11 +33,9 @@ _O_TMPFILE: int | None = getattr(os, 'O_TMPFILE', None)
 # (unshare(2), CLONE_FILES).
 _DESCRIPTORS = '/proc/thread-self/fd'
 
-# What takes the place of a closed standard stream. Nobody can write to it. On Linux, not
-# even a chroot lacks it.
-_PLACEHOLDER = (
-    ('/', os.O_PATH) if sys.platform == 'linux' else (os.devnull, os.O_RDONLY)
-)
+# What can be opened anywhere, even in a chroot without /dev/null, and not be written to.
+_IS_LINUX = sys.platform == 'linux'
+_PLACEHOLDER = ('/', os.O_PATH) if _IS_LINUX else (os.devnull, os.O_RDONLY)
 
 # The second one is for where a leading dot is refused, as by Samba's `veto files`. The
 # last one is for where names must be short, as on minix, or paths, as on Windows.
@@ -56,13 +53,13 @@ def replace(path: str, is_binary: bool, dump: Callable[[IO[Any]], object]) -> No
     replacement = _Replacement(path)
     try:
         try:
-            file = replacement.get_fileobject(is_binary)
-            dump(file)
-            replacement.flush()
+            output = replacement.create(is_binary)
+            dump(output.file)
+            output.flush()
             replacement.keep_metadata()
             replacement.give_name()
-            replacement.sync(file)
-            replacement.commit(file)
+            replacement.sync(output.file)
+            replacement.commit(output.file)
             replacement.sync_folder()
         finally:
             replacement.rollback()
@@ -90,17 +87,16 @@ class _Replacement(AtomicWriter):
             _files.refuse_unless_regular(target, status)
             self._old = _metadata.of_status(status)
         self._process = os.getpid()
-        # File objects do not close these: an interrupt could come between opening a
-        # descriptor and handing it over.
+        # File objects do not own these: an interrupt could come before they do.
         self._descriptors: list[int] = []
 
-    def get_fileobject(self, is_binary: bool) -> IO[Any]:  # type: ignore[override]
+    def create(self, is_binary: bool) -> _files.Output:
         """Create the temporary file, without a name if possible."""
         if not self._create_unnamed():
             self._create_named()
         self._was_named = self.temporary is not None
         self._output = _files.Output(self._descriptors[-1], is_binary)
-        return self._output.file
+        return self._output
 
     def _create_unnamed(self) -> bool:
         # Without /proc, it could not be given a name later.
@@ -135,14 +131,12 @@ class _Replacement(AtomicWriter):
         return os.path.join(self._folder, name.format(os.urandom(6).hex()))
 
     def _create(self, path: str, flags: int) -> None:
-        # If there is no old file, do as open() does: the kernel applies the umask or
-        # the folder's default ACL. If there is one, nobody else may open the new file
-        # until it has the permissions of the old one.
+        # Without an old file, do as open() does: the kernel applies the umask or the
+        # folder's default ACL. Otherwise, nobody else may open the file for now.
         mode = 0o666 if self._old is None else 0o600
         held: list[int] = []
         try:
-            # Not as a standard stream that the program has closed: whatever it prints
-            # would get into the file.
+            # Not as a standard stream that the program has closed: it may print.
             with suppress(Exception):
                 while not held or held[-1] < 3:
                     _files.open_into(held, *_PLACEHOLDER)
@@ -150,11 +144,6 @@ class _Replacement(AtomicWriter):
             _files.open_into(self._descriptors, path, flags | os.O_RDWR, mode)
         finally:
             _files.close_all(held)
-
-    def flush(self) -> None:
-        """Write what is still in memory."""
-        assert self._output is not None
-        self._output.flush()
 
     def keep_metadata(self) -> None:
         """Give the file the metadata of the old one."""
@@ -174,7 +163,7 @@ class _Replacement(AtomicWriter):
         file, is_linked = self._descriptors[-1], False
         self.temporary = self._new_path(_TEMPORARY_NAMES[0])
         with suppress(Exception):  # of any type: Android has no os.link()
-            # os.link() follows the link in /proc only if it calls linkat(2). It does so if
+            # os.link() follows the link in /proc only if it calls linkat(2), that is, if
             # it gets src_dir_fd. Any descriptor will do, because the path is absolute.
             source = f'{_DESCRIPTORS}/{file}'
             os.link(source, self.temporary, src_dir_fd=file, follow_symlinks=True)

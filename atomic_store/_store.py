@@ -44,8 +44,8 @@ def open(
     (except for a successful `SystemExit`, as of ``sys.exit()``). To read only, use no
     block: ``atomic_store.open(path).value``.
 
-    The second argument is a value, not a mode as for the built-in `open`: if there is no
-    file, the value of ``atomic_store.open('x.json', 'w')`` is ``'w'``.
+    The second argument is no mode: without a file, ``open('x.json', 'w')`` has the value
+    ``'w'``.
 
     Parameters
     ----------
@@ -73,8 +73,7 @@ def open(
         ``False`` for JSON and ``True`` for any other format. PyYAML, for example, needs
         ``False``. Text is UTF-8, and line endings are not translated.
     load_kwargs, dump_kwargs : dict, optional
-        Keyword arguments that the format gets when it loads and dumps a value. The
-        dicts are kept, not copied.
+        Keyword arguments for loading and dumping. The dicts are kept, not copied.
     ignore_inner_exits : bool, optional
         Whether only the outermost of nested ``with`` blocks commits.
 
@@ -88,16 +87,12 @@ def open(
     TypeError
         If `path` is of another type.
     ValueError
-        If `format` is unknown, its package is not installed, or `path` contains a NUL
-        character.
+        If `format` is unknown or not installed, or `path` contains a NUL character.
     OSError
         If the file cannot be read. A missing file is not an error.
     Exception
-        Whatever the format raises for a file that it cannot load, such as an empty
-        one: `json.JSONDecodeError` for JSON, `UnicodeDecodeError` if text is not UTF-8.
-
-    Errors in loading have notes (`BaseException.add_note`). They name the file and
-    often say what to do.
+        Whatever the format raises for a file that it cannot load, such as an empty one:
+        `json.JSONDecodeError` for JSON. Its notes name the file, and may say what to do.
 
     Examples
     --------
@@ -126,17 +121,15 @@ class AtomicStore(Generic[_Value]):
     and `is_binary` is a bool. They are attributes, too. You may assign to each of them:
     the next commit uses it.
 
-    A ``with`` block commits when it ends. If an exception ends it, nothing is committed:
-    this includes `KeyboardInterrupt`, a cancelled task, ``sys.exit(1)`` and a generator
-    that is closed early. Only a `SystemExit` whose code is ``None`` or ``0`` commits. Then
-    the exception propagates.
+    A ``with`` block commits when it ends. If an exception ends it, nothing is committed,
+    and the exception propagates: Ctrl-C, a cancelled task, ``sys.exit(1)``, a generator
+    that is closed early. Only a `SystemExit` whose code is ``None`` or ``0`` commits.
 
-    Blocks of one store may be nested. Each commits when it ends, unless
-    `ignore_inner_exits` is true: then only the outermost does. An inner block that fails
-    skips its own commit. If the exception is caught, the outer one still commits.
+    Blocks may be nested. Each commits when it ends, unless `ignore_inner_exits` is true:
+    then only the outermost does. An inner block that fails skips its own commit only.
 
     There is no lock. If two stores have the same path, each commit is whole, and the
-    later one wins. Use a store in one thread at a time.
+    later one wins. A store is for one thread at a time.
 
     Type checkers see the value as `Any` unless you declare its type:
     ``store: AtomicStore[Settings] = atomic_store.open(...)``. This converts nothing.
@@ -259,11 +252,11 @@ class AtomicStore(Generic[_Value]):
         Exception
             Whatever the format raises for a value that it cannot write.
 
-        Errors have notes (`BaseException.add_note`). They name the file and often say
-        what to do. After an error, the file holds the old value, and nothing is left
-        beside it, unless a note says otherwise: the sync of the folder failed, and the
-        file already holds the new value; the temporary file could not be removed; or the
-        file system has lost the old file, and the temporary file has the new value.
+        The notes of an error name the file, and may say what to do. After an error, the
+        file holds the old value, and nothing is left beside it, unless a note says
+        otherwise: the sync of the folder failed, and the file already holds the new
+        value; the temporary file could not be removed; or the file system has lost the
+        old file, and the temporary file holds the new value.
 
         After an interrupt (Ctrl-C), the file holds the old value or the new one. Do not
         commit in a signal handler that returns: if it interrupts a commit, that commit
