@@ -162,7 +162,10 @@ def _on_content(error: Exception, stage: str, path: str, store: Any) -> _Notes:
         yield f'the file {what}: delete it to start from the default'
     encoding = 'utf-16'
     if not head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        encoding = 'utf-16-le' if head.index(0) else 'utf-16-be'
+        # Of ASCII characters, as at the start of most formats, one byte is NUL.
+        encoding = 'utf-16-be' if any(head[1:4:2]) else 'utf-16-le'
+        if any(head[1:4:2]) and any(head[0:4:2]):
+            return
     is_text = all(
         char.isprintable() or char.isspace() for char in head.decode(encoding)
     )

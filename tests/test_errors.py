@@ -22,6 +22,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
+from inspect import signature
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -201,6 +202,9 @@ BINARY = bytes(range(256))
         b'\0' * 64,  # as some file systems leave a file after a power cut
         b'"text"' + b'\0' * 64,
         b'"' + BINARY + b'"',
+        b'{"a": "x\0y"}',
+        b'1\0abcd',
+        b'\0001abcd',
     ],
 )
 def test_binary_content_is_not_called_utf_16(path: Path, content: bytes) -> None:
@@ -228,6 +232,8 @@ def test_a_file_that_a_format_misses_does_not_give_the_default(path: Path) -> No
 
     path.write_bytes(os.fsencode(path.with_name('missing')))
     assert hints_of_loading(path, FileNotFoundError, Includes) == []
+    path.write_bytes(b'')
+    assert hints_of_loading(path, IsADirectoryError, Includes) == []
 
 
 # Committing
@@ -295,6 +301,14 @@ def test_another_type_beside_a_dataclass_is_not_called_one(path: Path) -> None:
 
 def a_set(value: object) -> Any:
     return {1} if isinstance(value, Point) else json.JSONEncoder().default(value)
+
+
+def test_an_own_default_that_fails_in_another_way_is_not_explained(path: Path) -> None:
+    def default(value: object) -> Any:
+        raise TypeError('keys must be str')
+
+    store = atomic_store.open(path, {1}, dump_kwargs={'default': default})
+    assert hints_of_committing(store, TypeError) == []
 
 
 class Refusing(json.JSONEncoder):
@@ -631,7 +645,16 @@ class Namespace:
     loads = dumps
 
 
-@pytest.mark.parametrize('format', [Strings(), Codec(), MODULE, Static, Namespace])
+class Unusual:
+    def dumps(this, value: Any) -> bytes:  # noqa: N805
+        return b''
+
+    loads = dumps
+
+
+@pytest.mark.parametrize(
+    'format', [Strings(), Codec(), MODULE, Static, Namespace, Unusual]
+)
 def test_an_instance_with_the_same_error_or_a_class_with_another_has_no_such_note(
     path: Path, format: Any
 ) -> None:
@@ -687,10 +710,16 @@ def test_an_argument_that_a_format_lacks_is_named_with_where_to_give_it(
 
 def test_several_arguments_that_a_format_lacks_are_all_named(path: Path) -> None:
     def dumps(value: Any, key: Any, salt: Any, rounds: int = 1) -> None: ...
+    def loads(data: Any, *, key: Any, salt: Any) -> None: ...
 
-    store = atomic_store.open(path, None, SimpleNamespace(dumps=dumps, loads=id))
+    format = SimpleNamespace(dumps=dumps, loads=loads)
+    store = atomic_store.open(path, None, format)
     assert hints_of_committing(store, TypeError) == [
         "dumps needs key and salt: give dump_kwargs={'key': ..., 'salt': ...}"
+    ]
+    path.write_bytes(b'')
+    assert hints_of_loading(path, TypeError, format) == [
+        "loads needs key and salt: give load_kwargs={'key': ..., 'salt': ...}"
     ]
 
 
@@ -703,6 +732,13 @@ def gives(data: Any) -> Any:
     needs(data)  # type: ignore[call-arg]
 
 
+def shows_another_signature(data: Any) -> Any:
+    raise TypeError
+
+
+shows_another_signature.__signature__ = signature(needs)  # type: ignore[attr-defined]
+
+
 def takes_no_name(data: Any, key: Any, /) -> Any: ...
 
 
@@ -713,6 +749,7 @@ def takes_no_name(data: Any, key: Any, /) -> Any: ...
         lambda data, key=None: needs(data),  # type: ignore[call-arg]
         lambda *args, **kwargs: needs(*args, **kwargs),
         gives,
+        shows_another_signature,
         takes_no_name,
         lambda: None,  # takes too few, not too many
         lambda data: next(),  # type: ignore[call-overload]
@@ -866,17 +903,20 @@ class UnrelatedError(Exception):
         FileNotFoundError('of the format'),
     ],
 )
+@pytest.mark.parametrize('is_binary', [True, False])
 def test_an_error_that_only_looks_like_a_known_one_has_no_note_but_the_file(
-    path: Path, error: Exception
+    path: Path, error: Exception, is_binary: bool
 ) -> None:
     def fail(argument: Any) -> Any:
         raise error
 
-    store = atomic_store.open(path, format=SimpleNamespace(dumps=fail, loads=fail))
+    format = SimpleNamespace(dumps=fail, loads=fail)
+    error.__notes__ = []
+    store = atomic_store.open(path, dict, format, is_binary)
     assert hints_of_committing(store, type(error)) == []
-    del error.__notes__
+    error.__notes__ = []
     path.write_text('content')
-    assert hints_of_loading(path, type(error), store.format) == []
+    assert hints_of_loading(path, type(error), format, is_binary) == []
 
 
 @pytest.mark.parametrize(
