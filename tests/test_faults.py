@@ -15,7 +15,6 @@ import os
 import pickle
 import re
 import shutil
-import struct
 import subprocess
 import sys
 from collections import Counter
@@ -25,6 +24,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 import pytest
+from people import ACCESS, CAROL_MAY_READ, DEFAULT
 from support import command
 
 import atomic_store
@@ -63,11 +63,6 @@ ERRORS = {
 # Errors which say that the file has no ACL. A commit may believe them.
 NO_ACL = {('listxattr', 'EOPNOTSUPP'), ('getxattr', 'ENODATA')}
 
-# For the owner, user 1, the group, the mask and others (linux/posix_acl_xattr.h).
-ACL = struct.pack(
-    '<I' + 'HHi' * 5, 2, 1, 6, -1, 2, 4, 1, 4, 0, -1, 16, 4, -1, 32, 0, -1
-)
-
 # So large that pickle writes it in more than one call.
 VALUES = {name: name * 50_000 for name in ('old', 'new', 'next')}
 
@@ -101,10 +96,10 @@ def prepare(base: Path, target: str) -> Path:
     if target in ('file', 'attributes', 'link'):
         path.write_bytes(encode('old', target))
     if target == 'file':  # the folder gives new files a list, which must be removed
-        os.setxattr(path.parent, 'system.posix_acl_default', ACL)
+        os.setxattr(path.parent, DEFAULT, CAROL_MAY_READ)
     if target == 'attributes':
         os.setxattr(path, 'user.x', b'kept')
-        os.setxattr(path, 'system.posix_acl_access', ACL)
+        os.setxattr(path, ACCESS, CAROL_MAY_READ)
     if target.endswith('link'):
         path = base / 'link'
         path.symlink_to('folder/value')
@@ -126,7 +121,7 @@ def is_opened(base: Path, target: str) -> bool:
     path = base / 'folder' / 'value'
     return (
         target == 'attributes'
-        and 'system.posix_acl_access' not in os.listxattr(path)
+        and ACCESS not in os.listxattr(path)
         and path.stat().st_mode & 0o077 != 0
     )
 
@@ -229,14 +224,16 @@ def test_after_an_error_at_any_system_call_the_value_is_whole_and_nothing_is_lef
     assert set(tally) == {before, 'new'}
 
 
-def test_a_kill_at_any_system_call_leaves_a_whole_value_and_nothing_else(
+def test_a_kill_at_any_system_call_leaves_a_whole_value_and_hardly_ever_a_file(
     tmp_path: Path, target: str, is_named: bool
 ) -> None:
     setting = tmp_path / 'base', target, is_named
     tally: Counter[str] = Counter()
+    points: list[str] = []
     left: dict[str, list[str]] = {}
     for call, number in calls(run(*setting)[2]):
         point = f'{call} number {number}'
+        points.append(point)
         inject = f'inject={call}:signal=KILL:when={number}'
         before, commits, trace = run(*setting, '-e', inject)
         assert not commits, point
@@ -248,10 +245,27 @@ def test_a_kill_at_any_system_call_leaves_a_whole_value_and_nothing_else(
             left[point] = others
     print(f'{tally.total()} kills: {dict(tally)}, {len(left)} left behind')
     assert set(tally) == {before, 'new'}
-    if is_named:
-        for (name,) in left.values():
-            assert re.fullmatch(r'\..*atomic_store.*', name)
+    for (name,) in left.values():
+        assert re.fullmatch(r'\..*atomic_store.*', name)
+    if not is_named:
+        # The file has a name only while it is synced: from its naming to the rename.
+        naming, renaming = (
+            next(point for point in points if point.startswith(call))
+            for call in ('link', 'rename')
+        )
+        expected = points[points.index(naming) + 1 : points.index(renaming) + 1]
+        assert list(left) == expected
+
+
+def test_a_commit_syncs_the_file_once_when_it_has_a_name(
+    tmp_path: Path, target: str, is_named: bool
+) -> None:
+    made = [call for call, _ in calls(run(tmp_path / 'base', target, is_named)[2])]
+    steps = [
+        step for call in made for step in re.findall('^(link|f.*sync|rename)', call)
+    ]
+    if is_named:  # it may be on FAT, which needs a second one after the rename
+        assert steps == ['fsync', 'rename', 'fsync', 'fsync']
     else:
-        # The one unavoidable point: Linux needs two calls, one to give a file its first
-        # name (linkat), and one to replace another file (rename).
-        assert [re.sub('(at2?)? .*', '', point) for point in left] == ['rename']
+        assert steps == ['link', 'fsync', 'rename', 'fsync']
+    assert made[made.index('fsync') + 1] == 'close'

@@ -21,13 +21,12 @@ from typing import Any
 
 import atomicwrites
 import pytest
+from people import ALICE, TEAM
 from support import command, linux, root
 
 import atomic_store
 
 pytestmark = [linux, root]
-
-ALICE, TEAM = 70001, 70010
 
 FILE_SYSTEMS = {
     'tmpfs': 'mount -t tmpfs tmpfs mounted',
@@ -90,7 +89,7 @@ NOT_KEPT = {'bindfs --chmod-deny': {'mode'}, 'bindfs --chmod-ignore': {'mode'}}
 
 
 @contextlib.contextmanager
-def mounted(base: Path, script: str) -> Iterator[Path]:
+def a_file_system(base: Path, script: str) -> Iterator[Path]:
     """Mount a file system, and give a folder in it with an old file."""
     for name in 'mounted', 'source/folder', 'upper', 'work':
         (base / name).mkdir(parents=True)
@@ -284,7 +283,7 @@ def programs(script: str) -> set[str]:
 def test_a_commit_works_wherever_plain_atomicwrites_does(
     name: str, tmp_path: Path
 ) -> None:
-    with mounted(tmp_path, FILE_SYSTEMS[name]) as folder:
+    with a_file_system(tmp_path, FILE_SYSTEMS[name]) as folder:
         theirs = failures(folder, plain)
         ours = failures(folder, store)
         print(f'{name}: plain {theirs or "works"}; commits {ours or "work"}')

@@ -240,17 +240,6 @@ def test_a_link_changed_after_open_is_followed_to_its_new_target(
     assert names(folders / 'files') == ['two']
 
 
-def test_a_link_into_a_missing_folder_is_an_error_of_the_commit(folders: Path) -> None:
-    missing = folders / 'missing'
-    (folders / 'links/state').symlink_to('../missing/state')
-    store = atomic_store.open(folders / 'links/state', 'new')
-    (hint,) = fails(store, errno.ENOENT)
-    assert hint.startswith(f'the folder {os.fspath(missing)!r} does not exist')
-    missing.mkdir()
-    store.commit()
-    assert (missing / 'state').read_text() == '"new"'
-
-
 @linux
 @pytest.mark.parametrize('dangling', [False, True], ids=['', 'dangling'])
 def test_a_chain_of_links_is_followed_as_far_as_the_kernel_does(

@@ -12,6 +12,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -160,25 +161,50 @@ def test_it_is_copied_where_its_name_leads_to_another_file(
 
 
 @linux
-def test_in_a_thread_with_its_own_descriptors_it_gets_its_name_all_the_same(
+@pytest.mark.parametrize('wrong', ['st_dev', 'st_ino', 'st_size', 'st_nlink'])
+def test_it_is_copied_where_its_name_does_not_show_what_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    inodes: list[int] = []
+
+    def stat_of_another(path: Any, **kwargs: Any) -> Any:
+        status = stat(path, **kwargs)
+        if not re.search(HIDDEN, str(path)):
+            return status
+        values = {name: getattr(status, name) for name in dir(status) if 'st_' in name}
+        return SimpleNamespace(**values | {wrong: values[wrong] + 1})
+
+    store, stat = a_store(tmp_path), os.stat
+    store.format = a_format(lambda file: inodes.append(os.fstat(file.fileno()).st_ino))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, 'stat', stat_of_another)
+        store.commit()
+    assert atomic_store.open(store.path).value == store.value
+    assert inodes != [(tmp_path / 'state.json').stat().st_ino]
+    assert names(tmp_path) == ['state.json']
+
+
+@linux
+def test_in_a_thread_with_its_own_descriptors_it_becomes_the_file_itself(
     tmp_path: Path,
 ) -> None:
     """/proc/self/fd is the table of the main thread (unshare(2), CLONE_FILES)."""
+    store, found = a_store(tmp_path), list[os.stat_result]()
+    store.format = a_format(lambda file: found.append(os.fstat(file.fileno())))
 
-    def commit() -> list[str]:
+    def commit() -> os.stat_result:
         with ThreadPoolExecutor(1) as thread:
-            store = a_store(tmp_path)
             thread.submit(call_libc, 'unshare', 0x400).result()  # CLONE_FILES
             with (tmp_path / 'other').open('w') as other:
-                other.write('other')
                 # What the thread opens has the number of one of these.
                 for _ in range(10):
                     os.dup(other.fileno())
-                return thread.submit(commits, store).result()
+                thread.submit(store.commit).result()
+        return found[0]
 
-    assert in_child(commit) == []
-    assert (tmp_path / 'other').read_text() == 'other'
+    assert os.path.samestat(in_child(commit), (tmp_path / 'state.json').stat())
     assert (tmp_path / 'other').stat().st_nlink == 1
+    assert names(tmp_path) == ['other', 'state.json']
 
 
 @linux
@@ -525,14 +551,20 @@ def test_it_does_not_stay_after_an_error_of_the_system(
 
 
 @pytest.fixture
-def _no_collections() -> Iterator[None]:
-    """Stop Hypothesis's callback of the garbage collector from losing an interrupt."""
+def _interrupts() -> Iterator[None]:
+    """Let each interrupt raise KeyboardInterrupt.
+
+    A shell may have told its background jobs to ignore it. Hypothesis's callback of the
+    garbage collector may lose it.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     gc.disable()
     yield
     gc.enable()
+    signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.usefixtures('temporary_file', '_no_collections')
+@pytest.mark.usefixtures('temporary_file', '_interrupts')
 def test_neither_it_nor_a_descriptor_stays_after_interrupts_at_random_moments(
     tmp_path: Path,
 ) -> None:
