@@ -9,6 +9,10 @@ from typing import IO, Any, Literal, Protocol
 from . import _notes
 
 _SLICE = 1 << 20
+_NO_BSON = (
+    "format='bson' needs a package that is not installed: install "
+    'atomic-store[bson], or pymongo, which has a bson of its own'
+)
 
 
 class AbstractFormatFile:
@@ -213,19 +217,14 @@ def _named_format(name: str) -> Any:
     if name == 'pickle':
         return pickle
     if name == 'bson':
-        cause = None
         try:
             import bson  # a statement, so that PyInstaller and others see it
         except ImportError as error:
-            cause = error
-        else:
-            # Any folder with this name can be imported, too.
-            if _has(bson, 'dumps', 'loads') or _has(bson, 'encode', 'decode'):
-                return bson
-        raise ValueError(
-            "format='bson' needs a package that is not installed: install "
-            'atomic-store[bson], or pymongo, which has a bson of its own'
-        ) from cause
+            raise ValueError(_NO_BSON) from error
+        # Any folder with this name can be imported, too.
+        if _has(bson, 'dumps', 'loads') or _has(bson, 'encode', 'decode'):
+            return bson
+        raise ValueError(_NO_BSON)
     return name  # a str is no format: find_format() raises the error
 
 
