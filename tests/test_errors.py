@@ -398,12 +398,20 @@ def test_a_key_that_json_does_not_know_is_an_error_that_says_what_to_use(
 
 
 def test_a_missing_folder_is_an_error_that_names_it(tmp_path: Path) -> None:
-    folder = tmp_path / "it's" / 'missing'
+    folder = tmp_path / "it's ~" / 'missing'
     store = atomic_store.open(folder / 'state.json')
     (hint,) = hints_of_committing(store, FileNotFoundError)
     assert hint == f'the folder {str(folder)!r} does not exist, and is not created'
     folder.mkdir(parents=True)
     store.commit()
+
+
+def test_a_file_in_the_place_of_a_folder_is_not_called_a_missing_folder(
+    path: Path,
+) -> None:
+    store = atomic_store.open(path / 'state.json')
+    path.touch()
+    assert hints_of_committing(store, NotADirectoryError) == []
 
 
 def test_a_missing_file_of_the_format_is_not_called_a_missing_folder(
