@@ -247,6 +247,21 @@ def test_another_users_file_in_a_sticky_folder(folder: Path) -> None:
 
 
 @root
+def test_another_users_file_that_cannot_be_read(folder: Path) -> None:
+    folder.chmod(0o1777)
+    store = a_store(folder)
+    (folder / 'state.json').chmod(0o600)
+
+    def commit() -> list[str]:
+        with pytest.raises(PermissionError) as raised:
+            store.commit()
+        return notes(raised.value)[1:]
+
+    (hint,) = in_child(commit, uid=USER)
+    assert says_that_the_file_is_anothers(hint, folder)
+
+
+@root
 @command('chattr')
 def test_an_immutable_file_of_ones_own_in_a_sticky_folder(folder: Path) -> None:
     folder.chmod(0o1777)
@@ -325,6 +340,7 @@ def test_a_file_that_is_mounted_itself(tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()
     with mounted(tmp_path / name, '--bind', tmp_path / 'elsewhere/state.json'):
         (hint,) = fails(store, errno.EBUSY)
+        assert fails(store, errno.EIO, renaming_fails(errno.EIO)) == []
     assert hint == 'the file is a mount point, as in containers: mount its folder'
     commits(store)
 
