@@ -149,23 +149,25 @@ def _quick_collections() -> Iterator[None]:
     gc.unfreeze()
 
 
-@pytest.mark.usefixtures('_quick_collections')
+@pytest.mark.usefixtures('_quick_collections', 'temporary_file')
 @pytest.mark.parametrize(
-    'act', [commit, leave_two_contexts, leave_with_inner_exits_ignored, fail_to_dump]
+    ('act', 'format'),
+    [
+        (commit, 'text'),
+        (commit, 'binary'),
+        (fail_to_dump, 'text'),
+        (fail_to_dump, 'binary'),
+        (leave_two_contexts, 'text'),
+        (leave_with_inner_exits_ignored, 'text'),
+    ],
 )
 @pytest.mark.parametrize('target', ['existing', 'new'])
-@pytest.mark.parametrize('temporary', ['unnamed', 'named'])
-@pytest.mark.parametrize('format', FORMATS)
 def test_an_interrupt_at_any_line_leaves_a_whole_value_and_a_usable_store(
     memory: Path,
-    monkeypatch: pytest.MonkeyPatch,
     format: str,
-    temporary: str,
     target: str,
     act: Act,
 ) -> None:
-    if temporary == 'named':
-        monkeypatch.setattr(_replacement, '_O_TMPFILE', None)
     path = memory / 'value'
 
     def open_store() -> AtomicStore:
