@@ -107,8 +107,8 @@ def restore(file: int, old: Metadata) -> None:
     uid = old.uid if _files.is_known('uid', old.uid) else own_uid
     gid = old.gid if _files.is_known('gid', old.gid) else own_gid
     # Without CAP_FOWNER, which root lacks in many containers, a process that has given a
-    # file away may not set its mode. Then take the file back, and keep only the group. If
-    # that does not help, the file is the old owner's.
+    # file away may set neither its mode nor its ACL. Then take the file back, and keep
+    # only the group. If that does not help, the file is the old owner's.
     for new_uid in [uid] if uid == own_uid else [uid, own_uid, uid]:
         is_changed = _change_owner(file, new_uid, gid)
         if (is_changed or new_uid == own_uid) and _restore_permissions(file, old):
@@ -140,7 +140,7 @@ def _known_owner(file: int) -> tuple[int, int]:
 
 
 def _restore_permissions(file: int, old: Metadata) -> bool:
-    """Restore attributes and mode. Return whether the mode could be set."""
+    """Restore attributes and mode. Return whether the mode is what it should be."""
     uid, gid = _known_owner(file)
     if uid != old.uid:
         old = old._replace(mode=old.mode & ~stat.S_ISUID)
@@ -150,8 +150,9 @@ def _restore_permissions(file: int, old: Metadata) -> bool:
         old = _closed(old)
     elif gid != old.gid or old.attributes is None:
         old = _common(old)
+    mode = old.mode
     old = _restore_attributes(file, old)
-    is_set = _set_mode(file, old.mode)
+    is_set = _set_mode(file, old.mode) and old.mode == mode
     if not _has_lists(file, old):
         is_set = _set_mode(file, _closed(old).mode)
     return is_set

@@ -24,6 +24,7 @@ from people import (
     ALONE,
     BOB,
     CAROL,
+    CAROL_MAY_NOT,
     CAROL_MAY_READ,
     CONTAINER,
     DAVE,
@@ -623,11 +624,14 @@ def test_nobody_gains_access_where_owner_and_group_cannot_be_kept(
 @command('setpriv')
 @pytest.mark.parametrize('temporary_file', ['unnamed'], indirect=True)
 @pytest.mark.parametrize('others', ['+dac_override', '+setuid,+setgid'])
+@pytest.mark.parametrize(
+    'attributes', [NOTE, {ACCESS: CAROL_MAY_NOT}], ids=['attribute', 'list']
+)
 def test_a_program_that_may_not_set_the_mode_of_a_file_it_gave_away_keeps_it(
-    folder: Path, others: str
+    folder: Path, attributes: dict[str, bytes], others: str
 ) -> None:
     """In many containers, root has CAP_CHOWN, but neither CAP_FOWNER nor all others."""
-    store_on(folder, File(0o664, ALICE, TEAM))
+    store_on(folder, File(0o644, ALICE, TEAM, attributes))
     code = (
         'import atomic_store, sys; atomic_store.open(sys.argv[1]).commit();'
         'atomic_store.open(sys.argv[1])'
@@ -638,7 +642,7 @@ def test_a_program_that_may_not_set_the_mode_of_a_file_it_gave_away_keeps_it(
         env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)},
         check=True,
     )
-    assert the_file(folder) == File(0o664, 0, TEAM)
+    assert the_file(folder) == File(0o644, 0, TEAM, attributes)
 
 
 # The number of the system call fchmod.
