@@ -279,6 +279,7 @@ class AtomicStore(Generic[_Value]):
             raise
 
     def _dump(self, file: IO[Any]) -> None:
+        target = self._target()
         try:
             returned = self.format.dump(self.value, file, **(self.dump_kwargs or {}))
         except Exception as error:
@@ -286,6 +287,8 @@ class AtomicStore(Generic[_Value]):
             raise
         if isinstance(returned, str | bytes) and returned and _is_empty(file):
             raise TypeError('dump returned the content instead of writing it')
+        if self._target() != target:  # a relative path may mean another file now
+            raise OSError('the working folder has changed during dump')
 
     def _load(self, default: Any) -> Any:
         try:
