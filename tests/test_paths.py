@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from support import USER, in_child, left_alone, linux, names, notes, posix
@@ -43,6 +44,109 @@ def test_a_relative_path_is_resolved_on_assignment(
     store.commit()
     assert [path.name for path in tmp_path.glob('*/*')] == ['other.json']
     assert (tmp_path / 'two/other.json').read_text() == '"new"'
+
+
+@pytest.fixture
+def inner(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The working folder, which is in one that nobody may enter but root."""
+    path = folder / 'outer/inner'
+    path.mkdir(parents=True)
+    path.chmod(0o777)
+    monkeypatch.chdir(path)
+    (folder / 'outer').chmod(0o000)
+    yield path
+    if (folder / 'outer').exists():
+        (folder / 'outer').chmod(0o777)
+
+
+@linux
+@pytest.mark.parametrize('name', ['state.json', './state.json', 'sub/state.json'])
+def test_a_relative_path_works_below_a_folder_that_may_not_be_entered(
+    inner: Path, name: str
+) -> None:
+    """A daemon starts in a folder, and then becomes another user."""
+
+    def work() -> None:
+        os.makedirs('sub', exist_ok=True)
+        store = atomic_store.open(name, 'new')
+        store.commit()
+        os.symlink(name, 'link')
+        with atomic_store.open('link') as store:
+            store.value += 'er'
+        os.chdir('/')
+        with pytest.raises(PermissionError):
+            store.commit()
+        assert not os.path.exists('/state.json')
+
+    in_child(work, uid=USER)
+    inner.parent.chmod(0o777)
+    assert (inner / name).read_text() == '"newer"'
+    assert names(inner) == sorted({'link', 'sub', Path(name).parts[0]})
+
+
+@linux
+def test_a_relative_path_never_leads_to_a_folder_that_dump_has_gone_to(
+    inner: Path, folder: Path
+) -> None:
+    (folder / 'there').mkdir()
+    (folder / 'there').chmod(0o777)
+    (folder / 'there/state.json').write_text('"another"')
+
+    def work() -> None:
+        store = atomic_store.open('state.json', 'new')
+        dump = store.format.dump
+
+        def go(*args: object) -> None:
+            os.chdir(folder / 'there')
+            dump(*args)
+
+        store.format = SimpleNamespace(dump=go, load=store.format.load)
+        with pytest.raises(OSError, match='has changed'):
+            store.commit()
+
+    in_child(work, uid=USER)
+    assert (folder / 'there/state.json').read_text() == '"another"'
+    assert names(folder / 'there') == ['state.json']
+    inner.parent.chmod(0o777)
+    assert names(inner) == []
+
+
+@linux
+def test_a_relative_path_means_the_same_file_after_its_folders_were_renamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / 'outer/inner').mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / 'outer/inner')
+    store = atomic_store.open('state.json', 'old')
+    store.commit()
+    (tmp_path / 'outer').rename(tmp_path / 'renamed')
+    store.value = 'new'
+    store.commit()
+    assert names(tmp_path) == ['renamed']
+    assert names(tmp_path / 'renamed/inner') == ['state.json']
+    assert atomic_store.open('state.json').value == 'new'
+    # Another folder in its old place is another one.
+    (tmp_path / 'outer/inner').mkdir(parents=True)
+    store.commit()
+    assert names(tmp_path / 'outer/inner') == []
+
+
+def test_a_relative_path_means_the_same_file_if_dump_changes_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in 'here', 'there':
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / 'here')
+    store = atomic_store.open('state.json', 'new')
+    dump = store.format.dump
+
+    def go(*args: object) -> None:
+        os.chdir(tmp_path / 'there')
+        dump(*args)
+
+    store.format = SimpleNamespace(dump=go, load=store.format.load)
+    store.commit()
+    assert (names(tmp_path / 'here'), names(tmp_path / 'there')) == (['state.json'], [])
 
 
 def enter_a_folder_and_delete_it(folder: Path) -> None:
