@@ -287,7 +287,7 @@ class AtomicStore(Generic[_Value]):
             raise
         if isinstance(returned, str | bytes) and returned and _is_empty(file):
             raise TypeError('dump returned the content instead of writing it')
-        if self._target() != target:  # a relative path may mean another file now
+        if target != self._absolute == self._target():  # it would mean another file
             raise OSError('the working folder has changed during dump')
 
     def _load(self, default: Any) -> Any:
