@@ -3,7 +3,7 @@
 The commands below mount each file system, in a folder with an empty file `disk`, the
 empty folders `mounted`, `upper` and `work`, and a folder `source` with a file in it.
 For comparison, plain atomicwrites does the same as the store. `pytest -s` shows the
-table.
+table. $COMMITS is the number of commits in a row.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,7 @@ import atomic_store
 
 pytestmark = [linux, root]
 
+COMMITS = int(os.environ.get('COMMITS', '10'))
 FILE_SYSTEMS = {
     'tmpfs': 'mount -t tmpfs tmpfs mounted',
     'ext2': 'mkfs.ext2 -q disk; mount -o loop disk mounted',
@@ -84,6 +86,30 @@ if os.path.exists('/sys/fs/ext4/features/casefold'):
         'mkfs.ext4 -q -O casefold disk; mount -o loop disk mounted;'
         ' mkdir mounted/folder; chattr +F mounted/folder'
     )
+if '\tcifs\n' in Path('/proc/filesystems').read_text():
+    FILE_SYSTEMS['SMB'] = (
+        'smbd --daemon --configfile=smb.conf;'
+        ' until mount.cifs //127.0.0.1/source mounted -o guest,port=4450; do :; done'
+    )
+SMB_CONF = """
+[global]
+    smb ports = 4450
+    interfaces = lo
+    bind interfaces only = yes
+    map to guest = bad user
+    guest account = root
+    private dir = {base}
+    state directory = {base}
+    cache directory = {base}
+    lock directory = {base}
+    pid directory = {base}
+    ncalrpc dir = {base}/rpc
+    log file = {base}/smbd.log
+[source]
+    path = {base}/source
+    guest ok = yes
+    read only = no
+"""
 # If permissions cannot be set, the file stays as it was created: for its owner only.
 NOT_KEPT = {'bindfs --chmod-deny': {'mode'}, 'bindfs --chmod-ignore': {'mode'}}
 
@@ -94,6 +120,7 @@ def a_file_system(base: Path, script: str) -> Iterator[Path]:
     for name in 'mounted', 'source/folder', 'upper', 'work':
         (base / name).mkdir(parents=True)
     make_old_file(base / 'source/folder/lower.json')
+    (base / 'smb.conf').write_text(SMB_CONF.format(base=base))
     with open(base / 'disk', 'wb') as disk:
         disk.truncate(320 << 20)  # mkfs.xfs refuses less
     try:
@@ -118,6 +145,8 @@ def a_file_system(base: Path, script: str) -> Iterator[Path]:
         for point in reversed(points):
             subprocess.run(['umount', '--lazy', point], check=False)
         (base / 'disk').unlink()
+        for server in base.glob('*.pid'):
+            os.kill(int(server.read_text()), signal.SIGTERM)
 
 
 def make_old_file(path: Path) -> None:
@@ -182,10 +211,10 @@ def follow(folder: Path, write: Write) -> None:
         assert load(link) == 'new'
 
 
-def ten_times(folder: Path, write: Write) -> None:
-    for number in range(10):
-        write(folder / 'ten.json', f'{number}')
-        assert load(folder / 'ten.json') == f'{number}'
+def many_times(folder: Path, write: Write) -> None:
+    for number in range(COMMITS):
+        write(folder / 'many.json', f'{number}')
+        assert load(folder / 'many.json') == f'{number}'
 
 
 def beside_a_reader(folder: Path, write: Write) -> None:
@@ -210,14 +239,14 @@ def beside_a_reader(folder: Path, write: Write) -> None:
     assert reader.result() <= {f'value {number}' for number in range(10)}
 
 
-STEPS = (create, replace, replace_lower, follow, ten_times, beside_a_reader)
+STEPS = (create, replace, replace_lower, follow, many_times, beside_a_reader)
 
 
 # What fails with plain atomicwrites, too.
 CANNOT = {
     'squashfs': {step.__name__ for step in STEPS},
     # A file that is renamed onto another gets the other one's content.
-    'archivemount': {'replace', 'ten_times', 'beside_a_reader'},
+    'archivemount': {'replace', 'many_times', 'beside_a_reader'},
     # Sometimes reads garbage while a file is replaced.
     'encfs': {'beside_a_reader'},
 }
@@ -267,7 +296,8 @@ def commit_and_look(folder: Path) -> tuple[set[str], bool]:
 
 
 def programs(script: str) -> set[str]:
-    return set(re.findall(r'(?:^|[;(|]|exec) *([\w./-]+) ', script))
+    starts = r'(?:^|[;(|]|exec|until) *(?!until|do\b)'
+    return set(re.findall(rf'{starts}([\w./-]+) ', script))
 
 
 @pytest.mark.parametrize(
