@@ -243,6 +243,7 @@ def test_another_users_file_in_a_sticky_folder(folder: Path) -> None:
     (hint,) = in_child(lambda: fails(store, errno.EPERM), uid=USER)
     assert says_that_the_file_is_anothers(hint, folder)
     folder.chmod(0o777)
+    assert fails_to_rename(store, errno.EPERM, uid=USER) == []
     in_child(lambda: commits(store), uid=USER)
 
 
