@@ -119,11 +119,11 @@ def test_permission_bits_are_kept(folder: Path, mode: int) -> None:
             File(
                 0o440,
                 attributes={
-                    **NOTE,
                     ACCESS: acl(f'u::r-- u:{CAROL}:r-- g::r-- m::r-- o::---'),
+                    **NOTE,
                 },
             ),
-            id='attributes beside a list that forbids to write',
+            id='attributes after a list that forbids to write',
         ),
     ],
 )
@@ -738,7 +738,7 @@ def stop_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
         (take_the_list_away, 'named', False),
         (take_the_list_away, 'copied', False),
         (put_an_older_folder_there, 'unnamed', False),
-        (put_an_older_folder_there, 'unnamed', True),
+        pytest.param(put_an_older_folder_there, 'unnamed', True, marks=root),
     ],
     indirect=['temporary_file'],
 )
@@ -748,8 +748,10 @@ def test_a_list_that_is_removed_between_two_looks_gives_no_access(
     change: Callable[[Path], None],
     is_quick: bool,
 ) -> None:
+    # If the clock stands still, its inode alone tells it from the other file.
+    older = File(0o660, ALICE, INTERNS) if is_quick else File(0o600)
     (folder / 'older').mkdir()
-    store_on(folder / 'older', File(0o600))
+    store_on(folder / 'older', older)
     (folder / 'folder').mkdir()
     path = folder / 'folder/state.json'
     entries = {ACCESS: acl(f'u::rw- u:{CAROL}:rw- g::--- m::rw- o::---')}
@@ -762,7 +764,7 @@ def test_a_list_that_is_removed_between_two_looks_gives_no_access(
         stop_the_clock(monkeypatch)
     store.commit()
     monkeypatch.undo()
-    assert the_file(path.parent) == File(0o600)
+    assert the_file(path.parent) == older
 
 
 @pytest.mark.parametrize('temporary_file', ['unnamed'], indirect=True)
