@@ -209,6 +209,14 @@ def call_libc(name: str, *arguments: object) -> None:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
+def hide_proc() -> None:
+    """Remove /proc, in this process's own mount namespace."""
+    private = ctypes.c_ulong(0x44000)  # MS_REC | MS_PRIVATE
+    call_libc('unshare', 0x00020000)  # CLONE_NEWNS
+    call_libc('mount', None, b'/', None, private, None)
+    call_libc('umount2', b'/proc', 2)  # MNT_DETACH
+
+
 def start_process(
     command: Sequence[str | Path], **options: Any
 ) -> subprocess.Popen[Any]:

@@ -37,10 +37,19 @@ from people import (
     in_a_namespace,
     who_may,
 )
-from support import NOBODY, USER, call_libc, command, in_child, mounted, root
+from support import (
+    NOBODY,
+    USER,
+    call_libc,
+    command,
+    hide_proc,
+    in_child,
+    mounted,
+    root,
+)
 
 import atomic_store
-from atomic_store import _metadata
+from atomic_store import _files, _metadata
 
 if sys.platform != 'linux':
     pytest.skip('needs Linux', allow_module_level=True)
@@ -568,6 +577,18 @@ def test_where_all_have_numbers_nobody_keeps_its_files(folder: Path) -> None:
     store = store_on(folder, File(0o6755, NOBODY, NOBODY))
     in_a_namespace(store.commit, ALL)
     assert the_file(folder) == File(0o6755, NOBODY, NOBODY)
+
+
+@root
+def test_where_nobody_can_tell_who_has_a_number_nobody_is_unknown(folder: Path) -> None:
+    def commit() -> None:
+        hide_proc()
+        _files._overflow_id.cache_clear()
+        store.commit()
+
+    store = store_on(folder, File(0o6754, NOBODY, NOBODY))
+    in_child(commit)
+    assert the_file(folder) == File(0o744, 0, 0)
 
 
 @root

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import _thread
 import contextlib
-import ctypes
 import errno
 import gc
 import json
@@ -32,6 +31,7 @@ from support import (
     commits,
     descriptors,
     fails,
+    hide_proc,
     in_child,
     left_alone,
     linux,
@@ -274,14 +274,6 @@ def test_it_has_a_name_where_there_is_no_proc(tmp_path: Path) -> None:
 
     assert len(in_child(commit)) == 1
     assert os.path.exists('/proc/self')
-
-
-def hide_proc() -> None:
-    """Remove /proc, in this process's own mount namespace."""
-    private = ctypes.c_ulong(0x44000)  # MS_REC | MS_PRIVATE
-    call_libc('unshare', 0x00020000)  # CLONE_NEWNS
-    call_libc('mount', None, b'/', None, private, None)
-    call_libc('umount2', b'/proc', 2)  # MNT_DETACH
 
 
 # Its name
