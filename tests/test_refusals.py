@@ -383,7 +383,7 @@ class ListsWithAMode(OtherLists):
 
 
 class ListsThatChmodDrops(OtherLists):
-    """Of the other file systems, one cannot keep both."""
+    """Chmod drops a list, and a list leaves the mode: one of them cannot be kept."""
 
     is_kept_by_chmod = False
 
@@ -582,16 +582,12 @@ def test_a_listed_file_that_always_seems_missing_is_not_replaced_by_a_new_one(
     assert names(base / 'source') == ['state.json']
 
 
-# FUSE has no files without a name, no links to them and no ENOTSUPP, and it cannot tell
-# a commit's fstat from a look at the path. So here, functions of `os` refuse.
+# FUSE has no files without a name and no ENOTSUPP, and it cannot tell a commit's fstat from
+# a look at the path. So here, functions of `os` refuse. (test_temporary: link and open.)
 
 
 def always(*args: Any) -> bool:
     return True
-
-
-def is_unnamed(path: Any, flags: int, *args: Any) -> bool:
-    return flags & os.O_TMPFILE == os.O_TMPFILE
 
 
 def is_temporary(path: Any) -> bool:
@@ -607,8 +603,6 @@ CALLS: dict[str, tuple[str, Callable[..., bool]]] = {
     'stat, of the temporary file': ('stat', is_temporary),
     'fchown': ('fchown', always),
     'fchmod': ('fchmod', always),
-    'link': ('link', always),
-    'open, without a name': ('open', is_unnamed),
 }
 
 # NFS may return ENOTSUPP, though no program should see it (linux/errno.h). Other types
