@@ -14,14 +14,16 @@ import json
 import os
 import pickle
 import random
+import resource
 import sqlite3
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -44,6 +46,8 @@ def main() -> None:
         compare_with_the_floor(folder, seconds)
         compare_with_sqlite(folder, seconds, 10_000 if arguments.quick else 100_000)
         compare_with_many_classes(seconds)
+        compare_new_stores(folder, seconds, 1000 if arguments.quick else 10_000)
+        compare_memory(folder)
 
 
 def describe_machine(folder: str) -> None:
@@ -129,6 +133,57 @@ def compare_with_the_floor(folder: str, seconds: float) -> None:
             floor, we = in_turns(cases, seconds)
             print(f'{work:8}{name:8}{size:>8}{floor:12.3f}{we:12.3f}{we / floor:8.2f}')
         os.unlink(ours)
+
+
+# A new store in a folder with many files
+
+
+def open_and_commit(numbers: Iterator[int], folder: str) -> None:
+    atomic_store.open(f'{folder}/new{next(numbers)}', records(1)).commit()
+
+
+def commit_new_by_hand(numbers: Iterator[int], folder: str) -> None:
+    path = f'{folder}/new{next(numbers)}'
+    with suppress(FileNotFoundError):
+        open(path, 'rb').close()
+    commit_by_hand(path, CODECS['json'][0], records(1))
+
+
+def compare_new_stores(folder: str, seconds: float, most: int) -> None:
+    print('\nA new store, against the floor with an open that fails')
+    print(f'{"files":>24}{"floor, ms":>12}{"we, ms":>12}{"ratio":>8}')
+    for count in 0, most:
+        with tempfile.TemporaryDirectory(dir=folder) as full:
+            for number in range(count):
+                open(f'{full}/{number}', 'wb').close()
+            cases = commit_new_by_hand, open_and_commit
+            numbers = itertools.count()
+            floor, we = in_turns(
+                [partial(case, numbers, full) for case in cases], seconds
+            )
+            print(f'{count:24}{floor:12.3f}{we:12.3f}{we / floor:8.2f}')
+
+
+# The memory that a commit takes beside the value
+
+
+def peak(path: str, way: str) -> int:
+    """The memory of a process that has made 50 MB of JSON, or nothing, in MB."""
+    value = records(500_000)
+    if way == 'json.dump':
+        with open(path, 'w') as file:
+            json.dump(value, file)
+    elif way == 'commit':
+        atomic_store.open(path, value).commit()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+def compare_memory(folder: str) -> None:
+    print('\nThe most memory of a process with a value of 50 MB as JSON, in MB')
+    for way in 'nothing', 'json.dump', 'commit':
+        with ProcessPoolExecutor(1, mp_context=get_context('spawn')) as process:
+            megabytes = process.submit(peak, f'{folder}/{way}', way).result()
+        print(f'{way:>24}{megabytes:12}')
 
 
 # One of many records changed, and made durable
