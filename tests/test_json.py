@@ -6,7 +6,10 @@ import builtins
 import enum
 import io
 import json
+import subprocess
+import sys
 import tempfile
+import tracemalloc
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +18,7 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from support import linux
 
 import atomic_store
 
@@ -221,3 +225,75 @@ def test_one_byte_order_mark_is_dropped(tmp_path: Path, is_binary: bool | None) 
     path.write_text('\ufeff1', encoding='utf-8-sig')
     with pytest.raises(json.JSONDecodeError):
         atomic_store.open(path, is_binary=is_binary)
+
+
+# Memory
+
+
+def text_values() -> dict[str, Any]:
+    return {'é': ['♥' * 100_000, 1.5, None, {'a': [True] * 1000}]}
+
+
+@pytest.mark.parametrize(
+    'kwargs', [{}, {'ensure_ascii': False}, {'indent': 1, 'sort_keys': True}]
+)
+def test_json_is_the_same_where_memory_for_the_whole_text_is_lacking(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kwargs: dict[str, Any]
+) -> None:
+    def lack_memory(*args: object, **kwargs: object) -> str:
+        raise MemoryError
+
+    text = json.dumps(text_values(), **kwargs)
+    store = atomic_store.open(tmp_path / 'state', text_values(), dump_kwargs=kwargs)
+    monkeypatch.setattr(json, 'dumps', lack_memory)
+    store.commit()
+    assert (tmp_path / 'state').read_bytes() == text.encode()
+
+
+@pytest.mark.parametrize('size', [1 << 20, (1 << 20) + 1, 5_000_000])
+def test_json_is_the_same_where_it_is_written_in_slices(
+    tmp_path: Path, size: int
+) -> None:
+    value = '♥é' * (size // 2)
+    kwargs = {'ensure_ascii': False}
+    atomic_store.open(tmp_path / 'state', value, dump_kwargs=kwargs).commit()
+    text = json.dumps(value, ensure_ascii=False)
+    assert (tmp_path / 'state').read_bytes() == text.encode()
+
+
+def test_a_commit_needs_the_text_in_memory_once(tmp_path: Path) -> None:
+    # A string, because for others json.dumps() itself needs up to twice their text.
+    store = atomic_store.open(tmp_path / 'state', 'x' * 20_000_000)
+    tracemalloc.start()
+    try:
+        store.commit()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.3 * (tmp_path / 'state').stat().st_size
+
+
+MEMORY_FOR_HALF_THE_TEXT = """
+import resource, sys
+import atomic_store
+value = {str(i): {'a': i, 'text': 'x' * 60} for i in range(20)}
+store = atomic_store.open(sys.argv[1], [value] * 20_000)
+store.commit()
+with open('/proc/self/statm') as file:
+    used = int(file.read().split()[0]) * resource.getpagesize()
+limit = used + 20_000_000  # of 40 MB of text
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+store.value.append('the end')
+store.commit()
+"""
+
+
+@linux
+def test_a_value_is_written_where_its_text_does_not_fit_in_memory(
+    tmp_path: Path,
+) -> None:
+    path = str(tmp_path / 'state')
+    program = [sys.executable, '-c', MEMORY_FOR_HALF_THE_TEXT, path]
+    subprocess.run(program, check=True)
+    assert (tmp_path / 'state').stat().st_size > 35_000_000
+    assert (tmp_path / 'state').read_bytes().endswith(b'}}, "the end"]')

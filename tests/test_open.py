@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
+import os
 import pickle
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import freezegun
 import pytest
 
 import atomic_store
+from atomic_store import _files
 
 
 def test_public_names() -> None:
@@ -115,3 +121,90 @@ def test_open_reads_once_and_the_store_never_again(tmp_path: Path) -> None:
 def test_a_path_of_another_type_is_refused_at_once(path: Any) -> None:
     with pytest.raises(TypeError):
         atomic_store.open(path)
+
+
+# A file that is missing, or only seems to be
+
+
+def on_fuse(monkeypatch: pytest.MonkeyPatch, is_on_fuse: bool = True) -> None:
+    """Imitate a file system by the id that it has: FUSE gives zero."""
+
+    def statvfs(path: object) -> SimpleNamespace:
+        return SimpleNamespace(f_fsid=0 if is_on_fuse else 1)
+
+    monkeypatch.setattr(os, 'statvfs', statvfs, raising=False)
+
+
+def test_a_new_store_neither_waits_nor_lists_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that ten thousand of them cost ten thousand times what one costs."""
+
+    def refused(*args: object) -> None:
+        raise AssertionError
+
+    on_fuse(monkeypatch, False)
+    for module, name in (time, 'sleep'), (os, 'scandir'), (os, 'listdir'):
+        monkeypatch.setattr(module, name, refused)
+    for path in tmp_path / 'state', tmp_path / 'missing/state':
+        store = atomic_store.open(path, 'default')
+        path.parent.mkdir(exist_ok=True)
+        store.commit()
+        store.commit()
+
+
+def test_a_file_is_loaded_that_is_missing_for_a_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+
+    def miss_four_times(*args: Any, **kwargs: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        if looks < 5:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return open(*args, **kwargs)
+
+    (tmp_path / 'state').write_text('"value"')
+    on_fuse(monkeypatch)
+    monkeypatch.setattr(_files, 'open_file', miss_four_times)
+    assert atomic_store.open(tmp_path / 'state', 'default').value == 'value'
+
+
+@pytest.mark.parametrize('is_slow', [True, False])
+def test_a_file_that_is_listed_but_never_found_is_an_error_after_a_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_slow: bool
+) -> None:
+    clock = [0.0]
+
+    def wait(seconds: float) -> None:
+        clock.append(seconds)
+
+    def miss(*args: object, **kwargs: object) -> None:
+        wait(0.3 if is_slow else 0.0)  # a look takes long on a network
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    (tmp_path / 'state').write_text('"value"')
+    on_fuse(monkeypatch)
+    monkeypatch.setattr(time, 'sleep', wait)
+    monkeypatch.setattr(time, 'monotonic', lambda: sum(clock))
+    monkeypatch.setattr(_files, 'open_file', miss)
+    with pytest.raises(FileNotFoundError):
+        atomic_store.open(tmp_path / 'state', 'default')
+    assert 0.9 < sum(clock) < 2
+
+
+def test_looking_for_a_file_ends_even_if_a_test_has_stopped_the_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def miss(*args: object, **kwargs: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    waits: list[float] = []
+    (tmp_path / 'state').write_text('"value"')
+    on_fuse(monkeypatch)
+    monkeypatch.setattr(time, 'sleep', waits.append)
+    monkeypatch.setattr(_files, 'open_file', miss)
+    with freezegun.freeze_time('2000-01-01'), pytest.raises(FileNotFoundError):
+        atomic_store.open(tmp_path / 'state', 'default')
+    assert sum(waits) < 2

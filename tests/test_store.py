@@ -7,6 +7,7 @@ import json
 import pickle
 from collections.abc import Generator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -149,6 +150,26 @@ def test_a_store_still_works_after_a_failed_commit(path: Path) -> None:
         pass
     assert read(path) == {'a': 1}
     assert [path] == list(path.parent.iterdir())
+
+
+def test_an_error_that_is_raised_again_and_again_has_its_notes_once(path: Path) -> None:
+    error = TypeError('a bytes-like object is required, not str')
+
+    def fail(*args: object) -> None:
+        raise error
+
+    format = SimpleNamespace(dump=fail, load=fail)
+    store = atomic_store.open(path, format=format)
+    for _ in range(3):
+        with pytest.raises(TypeError):
+            store.commit()
+    first, second = notes(error)
+    assert (first, 'is_binary' in second) == (f'while committing {str(path)!r}', True)
+    path.write_text('content')
+    for _ in range(3):
+        with pytest.raises(TypeError):
+            atomic_store.open(path, format=format)
+    assert notes(error) == [f'while loading {str(path)!r}', first, second]
 
 
 def test_a_commit_uses_the_current_attributes(path: Path) -> None:

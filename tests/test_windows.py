@@ -18,6 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any
 
+import freezegun
 import pytest
 from atomicwrites import replace_atomic
 from support import (
@@ -156,6 +157,18 @@ def test_a_file_that_stays_in_use_is_an_error_after_some_seconds_of_short_waits(
     with pytest.raises(PermissionError) as raised:
         atomic_store.open(store.path, 'default')
     assert notes(raised.value)[1:] == [note]
+
+
+def test_waiting_ends_even_if_a_test_has_stopped_the_clock(
+    store: atomic_store.AtomicStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(time, 'sleep', waits.append)
+    refuse(monkeypatch, _windows, 'replace_atomic')
+    with freezegun.freeze_time('2000-01-01'):
+        (note,) = fails(store, errno.EACCES)
+    assert note.startswith('another program has the file open')
+    assert 5 < sum(waits) < 5.1
 
 
 @pytest.mark.usefixtures('waits')
