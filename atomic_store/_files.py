@@ -42,6 +42,13 @@ _PAUSE = 0.001
 def open_to_read(path: str, is_binary: bool) -> IO[Any] | None:
     """Open the file at `path` to load a value, or return None if there is none."""
     options: dict[str, Any] = {'mode': 'rb'} if is_binary else TEXT
+    file: IO[Any] | None
+    try:
+        file = open_file(path, **options)
+        return file
+    except OSError as error:
+        if not (isinstance(error, FileNotFoundError) or _windows.is_in_use(error)):
+            raise
 
     def open_when_free() -> IO[Any]:
         return _windows.wait_while_in_use(
@@ -258,6 +265,18 @@ def _may_miss_files(folder: str) -> bool:
         return False  # there is no such folder
     except (AttributeError, OSError):  # Windows has no statvfs()
         return True
+
+
+def is_on_exfat(path: str) -> bool:
+    """Whether a file is on exFAT, as Linux mounts it."""
+    with suppress(OSError):
+        device = os.lstat(path).st_dev
+        number = f'{os.major(device)}:{os.minor(device)}'.encode()
+        with open_file('/proc/self/mountinfo', 'rb') as mounts:  # see proc(5)
+            return any(
+                line.split()[2] == number and b' - exfat ' in line for line in mounts
+            )
+    return False
 
 
 def _is_listed(folder: str, name: str) -> bool:

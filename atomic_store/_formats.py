@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Iterable
 from typing import IO, Any, Literal, Protocol
 
 from . import _notes
@@ -151,7 +152,7 @@ class WrapBinaryFormat(AbstractFormatFile):
         name = self._names[0]
         data = getattr(self.format_bstr, name)(value, *args, **kwargs)
         try:
-            _write(data, file)
+            _write([data], file)
         except TypeError as error:
             if not isinstance(data, str | bytes | bytearray | memoryview):
                 kind = type(data).__name__
@@ -241,7 +242,10 @@ class _Json(AbstractFormatFile):
         # json.dumps() calls `encode` of the class, and json.dump() does not.
         if cls is None or _encodes_as_its_base(cls):
             try:
-                return _write(json.dumps(value, cls=cls, **kwargs), file)
+                # As json.dumps() does, but the parts of a long text are not joined.
+                parts = (cls or json.JSONEncoder)(**kwargs).iterencode(value, True)
+                parts = parts if isinstance(parts, list | tuple) else [''.join(parts)]
+                return _write(parts, file)
             except MemoryError:
                 # Without these, nothing has asked an object for what it may give only
                 # once, as an iterator does.
@@ -256,13 +260,14 @@ class _Json(AbstractFormatFile):
         return json.loads(data, **kwargs)
 
 
-def _write(data: Any, file: IO[Any]) -> None:
+def _write(parts: Iterable[Any], file: IO[Any]) -> None:
     # A text file makes bytes of all that it gets. In slices, these need little memory.
-    if isinstance(data, str) and len(data) > _SLICE:
-        for start in range(0, len(data), _SLICE):
-            file.write(data[start : start + _SLICE])
-    else:
-        file.write(data)
+    for part in parts:
+        if isinstance(part, str):
+            for start in range(0, len(part) or 1, _SLICE):
+                file.write(part[start : start + _SLICE])
+        else:
+            file.write(part)
 
 
 def _encodes_as_its_base(cls: Any) -> bool:

@@ -34,8 +34,10 @@ _O_TMPFILE: int | None = getattr(os, 'O_TMPFILE', None)
 _DESCRIPTORS = '/proc/thread-self/fd'
 
 # What can be opened anywhere, even in a chroot without /dev/null, and not be written to.
-_IS_LINUX = sys.platform == 'linux'
-_PLACEHOLDER = ('/', os.O_PATH) if _IS_LINUX else (os.devnull, os.O_RDONLY)
+
+_PLACEHOLDER = (os.devnull, os.O_RDONLY)
+if sys.platform == 'linux':
+    _PLACEHOLDER = ('/', os.O_PATH)
 
 # The second one is for where a leading dot is refused, as by Samba's `veto files`. The
 # last one is for where names must be short, as on minix, or paths, as on Windows.
@@ -222,9 +224,12 @@ class _Replacement(AtomicWriter):
         """Sync the folder, in which the file has its name now."""
         if not hasattr(os, 'O_DIRECTORY'):
             return  # on Windows, the rename is written through
-        if self._was_named and sys.platform == 'linux':
-            # This is for FAT, which has no unnamed files. Until the file is synced again,
-            # its name leads to the place of the old file's content, which is free now.
+        # This is for FAT, which has no unnamed files. Until the file is synced again, its
+        # name leads to the place of the old file's content, which is free now. exFAT needs
+        # no such sync, and it would write the name's entry again: it may be in two sectors,
+        # and if only one of them gets to the disk, the file is lost.
+        is_linux = sys.platform == 'linux'
+        if self._was_named and is_linux and not _files.is_on_exfat(self._path):
             self._sync_again(self._path, os.O_NOFOLLOW | os.O_NONBLOCK)
         self._sync_again(self._folder, os.O_DIRECTORY)
 
