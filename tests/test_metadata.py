@@ -81,6 +81,7 @@ def store_on(
     path.write_text('"old"')
     os.chown(path, file.uid, file.gid)
     for attribute, content in file.attributes.items():
+        path.chmod(0o600)  # a list that is there already may forbid to write
         os.setxattr(path, attribute, content)
     path.chmod(file.mode)
     assert the_file(folder, name) == file
