@@ -42,13 +42,6 @@ _PAUSE = 0.001
 def open_to_read(path: str, is_binary: bool) -> IO[Any] | None:
     """Open the file at `path` to load a value, or return None if there is none."""
     options: dict[str, Any] = {'mode': 'rb'} if is_binary else TEXT
-    file: IO[Any] | None
-    try:
-        file = open_file(path, **options)
-        return file
-    except OSError as error:
-        if not (isinstance(error, FileNotFoundError) or _windows.is_in_use(error)):
-            raise
 
     def open_when_free() -> IO[Any]:
         return _windows.wait_while_in_use(
@@ -56,8 +49,10 @@ def open_to_read(path: str, is_binary: bool) -> IO[Any] | None:
             lambda: 'it is a folder' if os.path.isdir(path) else None,
         )
 
-    with suppress(FileNotFoundError):
+    try:
         return open_when_free()
+    except FileNotFoundError:
+        pass
     # For links only: realpath() finds `missing/../file`, which the system does not.
     target = os.path.realpath(path) if os.path.islink(path) else path
     file = _look(open_when_free, target)
