@@ -262,16 +262,16 @@ def _may_miss_files(folder: str) -> bool:
         return True
 
 
-def is_on_exfat(path: str) -> bool:
-    """Whether a file is on exFAT, as Linux mounts it."""
+def is_on_exfat(path: str, descriptors: list[int]) -> bool:
+    """Whether a file is on exFAT, as Linux mounts it (proc(5), mountinfo)."""
+    mounts, device = b'', 0
     with suppress(OSError):
         device = os.lstat(path).st_dev
-        number = f'{os.major(device)}:{os.minor(device)}'.encode()
-        with open_file('/proc/self/mountinfo', 'rb') as mounts:  # see proc(5)
-            return any(
-                line.split()[2] == number and b' - exfat ' in line for line in mounts
-            )
-    return False
+        open_into(descriptors, '/proc/self/mountinfo', os.O_RDONLY)
+        mounts = b''.join(iter(lambda: os.read(descriptors[-1], 1 << 16), b''))
+    close_all(descriptors)
+    number = f' {os.major(device)}:{os.minor(device)} '.encode()
+    return any(number in line and b' - exfat ' in line for line in mounts.splitlines())
 
 
 def _is_listed(folder: str, name: str) -> bool:

@@ -171,9 +171,14 @@ class _Replacement(AtomicWriter):
             os.link(source, self.temporary, src_dir_fd=file, follow_symlinks=True)
             is_linked = True
             named, unnamed = os.stat(self.temporary), os.fstat(file)
-            # Is it this file, and whole?
-            if os.path.samestat(named, unnamed) and (
-                (named.st_size, named.st_nlink) == (unnamed.st_size, 1)
+            # Is it this file, and whole? (On SMB, it counts as having two links by now.)
+            if (
+                os.path.samestat(named, unnamed)
+                and named.st_nlink
+                and (
+                    (named.st_size, named.st_nlink)
+                    == (unnamed.st_size, unnamed.st_nlink)
+                )
             ):
                 return True
         if is_linked:
@@ -228,8 +233,11 @@ class _Replacement(AtomicWriter):
         # name leads to the place of the old file's content, which is free now. exFAT needs
         # no such sync, and it would write the name's entry again: it may be in two sectors,
         # and if only one of them gets to the disk, the file is lost.
-        is_linux = sys.platform == 'linux'
-        if self._was_named and is_linux and not _files.is_on_exfat(self._path):
+        if (
+            self._was_named
+            and sys.platform == 'linux'
+            and not _files.is_on_exfat(self._path, self._descriptors)
+        ):
             self._sync_again(self._path, os.O_NOFOLLOW | os.O_NONBLOCK)
         self._sync_again(self._folder, os.O_DIRECTORY)
 
