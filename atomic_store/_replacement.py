@@ -170,16 +170,12 @@ class _Replacement(AtomicWriter):
             source = f'{_DESCRIPTORS}/{file}'
             os.link(source, self.temporary, src_dir_fd=file, follow_symlinks=True)
             is_linked = True
-            named, unnamed = os.stat(self.temporary), os.fstat(file)
             # Is it this file, and whole? (On SMB, it counts as having two links by now.)
-            if (
-                os.path.samestat(named, unnamed)
-                and named.st_nlink
-                and (
-                    (named.st_size, named.st_nlink)
-                    == (unnamed.st_size, unnamed.st_nlink)
-                )
-            ):
+            named, unnamed = (
+                (status.st_dev, status.st_ino, status.st_size, status.st_nlink)
+                for status in (os.stat(self.temporary), os.fstat(file))
+            )
+            if named == unnamed and named[-1]:
                 return True
         if is_linked:
             self._unlink()
