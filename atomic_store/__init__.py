@@ -1,8 +1,7 @@
 """Keep one value in one file, and replace that file atomically.
 
 Open the store, change the value, and leave the ``with`` block. The file then
-holds the whole new value. If anything went wrong, it still holds the whole
-old one::
+holds the whole new value, or, if anything went wrong, the whole old one::
 
     import atomic_store
 
@@ -11,8 +10,8 @@ old one::
 
 ``open`` returns an ``AtomicStore``. To write your own format, override the
 methods of ``AbstractFormatFile``, which work on a file, or of
-``AbstractFormatBstr``, which work on a string. ``WrapBinaryFormat`` turns a
-format of the second kind into one of the first. ``open`` does this for you.
+``AbstractFormatBstr``, which work on a string. ``open`` turns the second kind
+into the first with ``WrapBinaryFormat``.
 """
 
 from ._formats import AbstractFormatBstr, AbstractFormatFile, WrapBinaryFormat

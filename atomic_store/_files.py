@@ -1,8 +1,8 @@
 """Find a file, and open it.
 
-Two things make that harder than one call. A commit must follow symbolic links itself,
-because it replaces the file that they lead to. And on some file systems, a file seems to
-be missing for a moment while another program replaces it.
+One call is not enough, for two reasons. A commit must follow symbolic links itself,
+because it replaces the file that they lead to. And on some file systems, a file seems
+to be missing for a moment while another program replaces it.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from . import _windows
 
 _T = TypeVar('_T')
 
-# While a program shuts down, a `__del__` may still use a store. By then, `open` is no
-# longer in the builtins.
+# A `__del__` may use a store while the program shuts down. By then, `open` is no longer
+# in the builtins.
 open_file = io.open
 
 # Text is UTF-8 everywhere. With newline='\n', no line ending is translated when reading
@@ -33,7 +33,7 @@ TEXT: dict[str, Any] = {'encoding': 'utf-8', 'newline': '\n'}
 
 _MOST_LINKS = 40  # the limit of Linux (path_resolution(7))
 _MOST_NAMES = 5000  # on a network, each name takes time
-_MOST_LOOKS = 1000  # ends them if a test has stopped the clock
+_MOST_LOOKS = 1000  # the limit if a test has stopped the clock
 _LOOKS = 3
 _SECOND = 1.0
 _PAUSE = 0.001
@@ -53,7 +53,7 @@ def open_to_read(path: str, is_binary: bool) -> IO[Any] | None:
         return open_when_free()
     except FileNotFoundError:
         pass
-    # For links only: realpath() finds `missing/../file`, which the system does not.
+    # Only for links: realpath() finds `missing/../file`, but the system does not.
     target = os.path.realpath(path) if os.path.islink(path) else path
     file = _look(open_when_free, target)
     if file is None:
@@ -69,8 +69,8 @@ class Output:
         self.file: IO[Any] = open_file(descriptor, closefd=False, **options)
         self._buffer: Any = getattr(self.file, 'buffer', self.file)
         self._raw: Any = getattr(self._buffer, 'raw', None)
-        self._error = 0  # the number of the last one in writing
-        # Formats close files, or let wrappers do so. It stays open.
+        self._error = 0  # the number of the last error in writing
+        # Formats close their file, or let wrappers do so. It must stay open.
         self._buffer.close = self._buffer.flush
         if self._raw is not None:
             self._raw.write = functools.partial(self._write, self._raw.write)
@@ -79,7 +79,7 @@ class Output:
         try:
             return write(data)
         except BaseException as error:
-            # A wrapper that writes in its `__del__` ignores this. flush() does not.
+            # A wrapper that writes in `__del__` ignores the error. flush() does not.
             self._error = getattr(error, 'errno', None) or errno.EIO
             raise
 
@@ -94,7 +94,7 @@ class Output:
             raise OSError(self._error, os.strerror(self._error))
 
     def disarm(self) -> None:
-        """Let nothing that a format has kept of the file write to another one.
+        """Stop what a format has kept of the file from writing to another one.
 
         The next file that is opened may get the same descriptor.
         """
@@ -108,9 +108,9 @@ def find(path: str) -> tuple[str, os.stat_result | None]:
     """Follow links. Return the path of what they lead to, and its status if it exists."""
     for _ in range(_LOOKS * 10):
         target, status = _follow(path)
-        # What was found must be what the kernel opens. It is something else if the last
-        # link is in /proc/PID/fd and means a deleted file or one of another mount
-        # namespace (proc(5)), or if another program is just replacing it: look again.
+        # What was found must be what the kernel opens. It is not if the last link is in
+        # /proc/PID/fd and means a deleted file or one of another mount namespace
+        # (proc(5)), or if another program has just replaced the file. Look again.
         found = status if target is path else _status_through_links(path)
         if found is status or (found and status and os.path.samestat(found, status)):
             break
@@ -138,7 +138,7 @@ def _follow(path: str) -> tuple[str, os.stat_result | None]:
         _refuse_a_planted_link(target, folder or os.curdir, status)
         target = os.path.join(folder, os.readlink(target))
         if os.name == 'nt':
-            # After the prefix of an absolute link, `..` would be an ordinary name.
+            # An absolute link has a prefix, after which `..` would be an ordinary name.
             target = os.path.normpath(target)
     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
 
@@ -146,8 +146,8 @@ def _follow(path: str) -> tuple[str, os.stat_result | None]:
 def _refuse_a_planted_link(link: str, folder: str, status: os.stat_result) -> None:
     """Refuse a link that the kernel refuses: see fs.protected_symlinks in proc(5).
 
-    In a folder where anyone may write and only owners may remove, others may have made
-    it. The kernel's own check comes too late: by then, they may have replaced the link.
+    In a sticky folder where anyone may write, others may have made the link. The
+    kernel's own check comes too late: by then, they may have replaced it.
     """
     if os.name == 'nt':
         return
@@ -162,8 +162,8 @@ def _refuse_a_planted_link(link: str, folder: str, status: os.stat_result) -> No
 def is_known(kind: str, identity: int) -> bool:
     """Whether a number of this kind ('uid' or 'gid') stands for one user or group.
 
-    In a user namespace that does not map all numbers, as in many containers, one number
-    stands for all those that are not mapped (user_namespaces(7)).
+    A user namespace, as in many containers, may not map all users and groups. Then one
+    number stands for all the others (user_namespaces(7)).
     """
     if sys.platform != 'linux' or identity != _overflow_id(kind):
         return True
@@ -171,7 +171,7 @@ def is_known(kind: str, identity: int) -> bool:
         with open_file(f'/proc/self/{kind}_map', 'rb') as file:
             return sum(int(line.split()[2]) for line in file) >= 2**32 - 1
     except FileNotFoundError:
-        # This kernel has no user namespaces. Or there is no /proc, and nobody can tell.
+        # The kernel has no user namespaces, or there is no /proc, so nobody can tell.
         return os.path.exists('/proc/self')
     except (OSError, ValueError, IndexError):
         return False
@@ -187,20 +187,20 @@ def _overflow_id(kind: str) -> int:
 
 
 def open_into(descriptors: list[int], path: str, flags: int, mode: int = 0) -> None:
-    """Open a descriptor and append it to the list.
+    """Open a file and append its descriptor to the list.
 
-    In one call: no interrupt can come between the two.
+    This takes a single call, so that no interrupt can come between the two.
     """
     descriptors.extend(map(os.open, [path], [flags], [mode]))
 
 
 def close(descriptors: list[int], index: int = -1) -> None:
-    """Take a descriptor off the list and close it. In one call, too."""
+    """Take a descriptor off the list and close it, also in a single call."""
     next(map(os.close, map(descriptors.pop, [index])))
 
 
 def close_all(descriptors: list[int]) -> None:
-    """Close all descriptors on a list, whatever the errors."""
+    """Close all descriptors on the list, and ignore errors."""
     while descriptors:
         with suppress(OSError):
             close(descriptors)
@@ -224,17 +224,17 @@ def find_status(path: str) -> os.stat_result | None:
 
 
 def _look(action: Callable[[], _T], path: str) -> _T | None:
-    """Call an action that did not find the file at `path` once more, or some times.
+    """Retry an action that did not find the file at `path`.
 
-    Return None if there is no such file. Raise FileNotFoundError if it is listed in its
-    folder but not found: if it were taken for missing, a default would replace it.
+    Return None if there is no such file. Raise FileNotFoundError if its folder lists it
+    but it is not found: if it counted as missing, a default would replace it.
 
-    On some FUSE file systems, a file seems to be missing at the moment when it is
-    replaced: on most, to open() alone (libfuse issue 637), on ntfs-3g also to stat().
+    On some FUSE file systems, a file seems to be missing for a moment while it is
+    replaced: on most, only to open() (libfuse issue 637), on ntfs-3g also to stat().
     """
     folder, name = os.path.split(path)
     if name in ('', os.curdir, os.pardir):
-        return action()  # these are names of folders, so it raises the error
+        return action()  # these names mean folders, so it raises the error
     folder = folder or os.curdir
     is_sure = not _may_miss_files(folder)
     end = time.monotonic() + _SECOND

@@ -39,8 +39,8 @@ class AbstractFormatFile:
     Grace
     """
 
-    # With *args and **kwargs of Any, a type checker accepts an override that takes
-    # other arguments, or none, after the file.
+    # Because of these *args and **kwargs, type checkers accept an override that takes
+    # any arguments, or none, after the file.
     def dump(self, value: Any, file: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Write `value` to `file`, with the store's `dump_kwargs` as keyword arguments.
 
@@ -94,8 +94,8 @@ class AbstractFormatBstr:
         raise NotImplementedError(f'{type(self).__name__} does not override loads')
 
 
-# Each format has its own keyword arguments. Parameters of Any are compatible with all
-# of them (typing specification, Callables).
+# Each format has its own keyword arguments. Parameters of type Any are compatible with
+# all of them (typing specification, Callables).
 class FileFormat(Protocol):
     def dump(self, *args: Any, **kwargs: Any) -> Any: ...
     def load(self, *args: Any, **kwargs: Any) -> Any: ...
@@ -123,8 +123,8 @@ class WrapBinaryFormat(AbstractFormatFile):
     Parameters
     ----------
     format_bstr : module, class or instance
-        Anything with `dumps` and `loads`, for ``str`` if the store is not binary. It is
-        kept as an attribute of the same name.
+        Anything with `dumps` and `loads`. They work on ``str`` if the store is not
+        binary. This is also an attribute.
 
     Examples
     --------
@@ -147,7 +147,7 @@ class WrapBinaryFormat(AbstractFormatFile):
         """Write what `dumps` returns for `value` to `file`.
 
         Raises `TypeError` if that is ``str`` for a binary file, ``bytes`` for a text
-        file, or of another type.
+        file, or neither.
         """
         name = self._names[0]
         data = getattr(self.format_bstr, name)(value, *args, **kwargs)
@@ -222,11 +222,11 @@ def _named_format(name: str) -> Any:
             import bson  # a statement, so that PyInstaller and others see it
         except ImportError as error:
             raise ValueError(_NO_BSON) from error
-        # Any folder with this name can be imported, too.
+        # Python can import any folder of this name, too.
         if _has(bson, 'dumps', 'loads') or _has(bson, 'encode', 'decode'):
             return bson
         raise ValueError(_NO_BSON)
-    return name  # a str is no format: find_format() raises the error
+    return name  # a str is not a format: find_format() raises the error
 
 
 class _Json(AbstractFormatFile):
@@ -238,17 +238,17 @@ class _Json(AbstractFormatFile):
     def dump(
         self, value: Any, file: IO[str], /, *, cls: Any = None, **kwargs: Any
     ) -> None:
-        # json.dumps() uses the C encoder if it can, json.dump() never does. But
-        # json.dumps() calls `encode` of the class, and json.dump() does not.
+        # Unlike json.dump(), json.dumps() uses the C encoder if it can. But it also
+        # calls the class's `encode`, which json.dump() does not.
         if cls is None or _encodes_as_its_base(cls):
             try:
-                # As json.dumps() does, but the parts of a long text are not joined.
+                # Like json.dumps(), but without joining the parts of a long text.
                 parts = (cls or json.JSONEncoder)(**kwargs).iterencode(value, True)
                 parts = parts if isinstance(parts, list | tuple) else [''.join(parts)]
                 return _write(parts, file)
             except MemoryError:
-                # Without these, nothing has asked an object for what it may give only
-                # once, as an iterator does.
+                # Try again, unless an object may have been used that gives its content
+                # only once, as an iterator does.
                 if file.tell() or cls or kwargs.get('default'):
                     raise
         json.dump(value, file, cls=cls, **kwargs)
@@ -261,7 +261,7 @@ class _Json(AbstractFormatFile):
 
 
 def _write(parts: Iterable[Any], file: IO[Any]) -> None:
-    # A text file makes bytes of all that it gets. In slices, these need little memory.
+    # A text file encodes each string as a whole. In slices, that needs little memory.
     for part in parts:
         if isinstance(part, str):
             for start in range(0, len(part) or 1, _SLICE):

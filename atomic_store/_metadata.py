@@ -1,23 +1,23 @@
 """What a file keeps when its content is replaced: mode, owner, group, ACL, attributes.
 
-Nothing here makes a commit fail, whatever it meets, because a plain replacement keeps
-none of this. And nobody gains access. What cannot be kept is left out, and where that
-could let somebody in, the mode is narrowed:
+Metadata that cannot be kept never makes a commit fail: a plain replacement keeps none.
+And nobody gains access: what cannot be kept is left out, and where that could let
+somebody in, the mode is narrowed:
 
 ====================================  ====================================================
-what cannot be kept or found out      what the new file's mode says
+what cannot be kept or found out      what the new file's mode allows
 ====================================  ====================================================
 owner                                 no set-user-ID
 group                                 no set-group-ID; group and others: only what both
                                       had, or nothing if there is an access list
-which attributes there are, because   group and others: only what both had
+the names of the attributes, because  group and others: only what both had
 one may be an access list
 an access list                        group and others: nothing
-anything, of a file that changes at   group and others: nothing
-each look
+anything, because the file changes    group and others: nothing
+at each look
 set-user-ID or set-group-ID           neither
-mode, as the old owner's file         as it should, but the owner is the process
-mode                                  as created: owner only
+mode, once the old owner has it       as it should, but the process is the owner
+mode at all                           as created: owner only
 ====================================  ====================================================
 """
 
@@ -31,16 +31,16 @@ from typing import NamedTuple
 
 from . import _files
 
-# The mode's group bits are its mask (acl(5)). NFS, ZFS and others have lists of their
-# own, such as `system.nfs4_acl`.
+# If a file has one, the mode's group bits are its mask (acl(5)). NFS, ZFS and others
+# have lists of their own, such as `system.nfs4_acl`.
 _POSIX_ACL = 'system.posix_acl_access'
 
-_UNKNOWN = -1  # no user or group has it, and chown(2) leaves such a one as it is
+_UNKNOWN = -1  # no user or group has this number, and chown(2) takes it for no change
 
 _GROUP_AND_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _SET_ID = stat.S_ISUID | stat.S_ISGID
 
-# A look takes some microseconds. A file usually stays unchanged for that long, even if
+# A look takes a few microseconds. A file usually stays unchanged for that long, even if
 # eight processes replace it in a tight loop.
 _LOOKS = 10
 
@@ -71,7 +71,7 @@ def of_file(path: str) -> Metadata | None:
         if status is None:
             return None
         _files.refuse_unless_regular(path, status)
-        # Mode and ACL must be of one moment: each changes what the other means.
+        # Mode and ACL must be from the same moment: each changes what the other means.
         now = (status.st_ctime_ns, status.st_mode, status.st_ino, status.st_dev)
         if now == last:
             return old
@@ -100,15 +100,15 @@ def _with_attributes(path: str, old: Metadata) -> Metadata:
 
 
 def restore(file: int, old: Metadata) -> None:
-    """Give a file, which so far only its owner may read, the old file's metadata."""
-    if not hasattr(os, 'fchown'):  # on Windows, which has none of this
+    """Give the old file's metadata to a file that only its owner may read so far."""
+    if not hasattr(os, 'fchown'):  # on Windows, where a file has none of this
         return
     own_uid, own_gid = _known_owner(file)
     uid = old.uid if _files.is_known('uid', old.uid) else own_uid
     gid = old.gid if _files.is_known('gid', old.gid) else own_gid
-    # Without CAP_FOWNER, which root lacks in many containers, a process that has given a
-    # file away may set neither its mode nor its ACL. Then take the file back, and keep
-    # only the group. If that does not help, the file is the old owner's.
+    # Without CAP_FOWNER, which root lacks in many containers, a process may set neither
+    # mode nor ACL of a file that it has given away. Then take the file back, and keep
+    # only the group. If that does not help, give the file to the old owner after all.
     for new_uid in [uid] if uid == own_uid else [uid, own_uid, uid]:
         is_changed = _change_owner(file, new_uid, gid)
         if (is_changed or new_uid == own_uid) and _restore_permissions(file, old):
@@ -120,14 +120,14 @@ def _change_owner(file: int, uid: int, gid: int) -> bool:
     if uid in (own_uid, _UNKNOWN) and gid in (own_gid, _UNKNOWN):
         return True
     with suppress(Exception):
-        # In one call: some FUSE file systems take -1, for what is not to change, as an id.
+        # Both at once: some FUSE file systems take -1, for no change, as an id.
         os.fchown(file, uid, gid)
         return True
     return False
 
 
 def _known_owner(file: int) -> tuple[int, int]:
-    """Return a file's owner and group, each of them -1 if nobody can tell."""
+    """Return a file's owner and group, each of them -1 if it is not known."""
     try:
         status = os.fstat(file)
     except Exception:  # noqa: BLE001
@@ -159,7 +159,7 @@ def _restore_permissions(file: int, old: Metadata) -> bool:
 
 
 def _restore_attributes(file: int, old: Metadata) -> Metadata:
-    """Restore the attributes, and return what is left to restore along with them."""
+    """Restore the attributes. Return `old`, with less access if that has failed."""
     if not hasattr(os, 'listxattr'):
         return old
     attributes = old.attributes or {}
@@ -168,9 +168,9 @@ def _restore_attributes(file: int, old: Metadata) -> Metadata:
         new = os.listxattr(file)
     except Exception as error:  # noqa: BLE001
         if not _means_none(error) and _POSIX_ACL not in attributes:
-            # The file may have an ACL from its folder. These bits will be its mask.
+            # The file may have an ACL from its folder. The group bits will be its mask.
             old = _common(old)
-    # First remove what the folder gave to the new file. Otherwise, the rest may not fit.
+    # First remove what the folder gave the new file. Otherwise, the rest may not fit.
     for name in new:
         if name not in attributes:
             try:
@@ -178,7 +178,7 @@ def _restore_attributes(file: int, old: Metadata) -> Metadata:
             except Exception:  # noqa: BLE001
                 old = _closed(old) if _is_acl(name) else old
     # Then keep the old file's order, in which they fit. But if the owner may not write,
-    # an ACL comes last: it would forbid setting the others.
+    # an ACL comes last, because it would forbid setting the others.
     is_writable = old.mode & stat.S_IWUSR
     for name in sorted(attributes, key=lambda name: not is_writable and _is_acl(name)):
         try:
@@ -232,7 +232,7 @@ def _common(old: Metadata) -> Metadata:
 
 
 def _closed(old: Metadata) -> Metadata:
-    """Leave the file to its owner alone, without any list."""
+    """Leave access to the owner only, without any list."""
     attributes = old.attributes and {
         name: content for name, content in old.attributes.items() if not _is_acl(name)
     }

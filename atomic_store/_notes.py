@@ -1,9 +1,8 @@
 """Notes on errors: which file an error is about, and what to do.
 
-`_CASES`, at the end, says which cases are asked about which error. The first one that has
-a note ends the search, so that no two notes contradict each other. A note that is wrong is
-worse than none: each case asks for what makes it true. The file system is asked only here,
-after an error.
+`_CASES`, at the end, says which cases are tried for which error. The first note ends
+the search, so that no two contradict each other. A wrong note is worse than none, so
+each case checks that its note is true. It looks at files only after an error.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from typing import Any
 _Notes = Iterator[str]
 
 # How interpreters complain when a file or a format gets the wrong kind of string, or a
-# subclass of it. The last part depends on what the format got.
+# subclass of it. What `got` matches depends on which kind the format got.
 _OTHER_KIND = r"(?!'?(?:None|NoneType|int|float|bool|list|tuple|dict|set)\b)"
 _MIXED_UP = {
     is_binary: re.compile(
@@ -45,7 +44,7 @@ NO_STRING = 'not bytes or str'
 
 _HEAD = 4096
 
-# FS_IOC_GETFLAGS, see ioctl_iflags(2). On a few processors, it has another number.
+# FS_IOC_GETFLAGS, see ioctl_iflags(2). A few processors use another number.
 _GET_FLAGS = 0x80006601 | struct.calcsize('l') << 16
 _FLAGS = {0x10: 'immutable', 0x20: 'append-only'}
 
@@ -58,9 +57,9 @@ def add(error: BaseException, note: str) -> None:
 
 
 def explain(error: Exception, stage: str, path: str, store: Any) -> None:
-    """Add to an error which file it is about, and what to do.
+    """Add notes to an error that say which file it is about, and what to do.
 
-    What is raised in 'dumping' comes up again in 'committing', and has its notes by then.
+    What is raised in 'dumping' comes again in 'committing', and has its notes then.
     """
     which_file = f'while {"loading" if stage == "loading" else "committing"} {path!r}'
     if which_file in getattr(error, '__notes__', ()):
@@ -75,7 +74,7 @@ def explain(error: Exception, stage: str, path: str, store: Any) -> None:
 
 
 def explain_class(error: TypeError, format: type) -> None:
-    """Add to an error in calling a class without arguments that it needs some."""
+    """Explain an error in calling a class without the arguments that it needs."""
     with suppress(Exception):
         if _missing_arguments(format):
             add(error, f'the format is a class: give an instance of {format.__name__}')
@@ -84,7 +83,7 @@ def explain_class(error: TypeError, format: type) -> None:
 def _missing_arguments(function: Any, *args: Any, **kwargs: Any) -> list[str]:
     import inspect  # takes time
 
-    # Not the signature of what a decorator wraps: the decorator may give the argument.
+    # Ignore the signature of what a decorator wraps: it may supply the argument itself.
     signature = inspect.signature(function, follow_wrapped=False)
     given = signature.bind_partial(*args, **kwargs).arguments
     return [
@@ -101,12 +100,12 @@ def _on_format(error: Exception, stage: str, path: str, store: Any) -> _Notes:
         return
     yield from (note for note in error.__notes__ if note.endswith(NO_STRING))
     is_loading = stage == 'loading'
-    # Other functions than `dump` and `load` are wrapped: see WrapBinaryFormat.
+    # WrapBinaryFormat wraps functions other than `dump` and `load`.
     name = getattr(store.format, '_names', ('dump', 'load'))[is_loading]
     format = getattr(store.format, 'format_bstr', store.format)
     function = getattr(format, name)
     code = getattr(function, '__code__', None)
-    # Called on its class, a method takes the value or the file for `self`.
+    # If a method is called on its class, the value or the file becomes `self`.
     if isinstance(format, type) and code and code.co_varnames[:1] == ('self',):
         yield f'the format is a class: is {format.__name__}() meant?'
     if _MIXED_UP[bool(store.is_binary)].search(str(error)):
@@ -115,7 +114,7 @@ def _on_format(error: Exception, stage: str, path: str, store: Any) -> _Notes:
             f'does the format need is_binary={not store.is_binary}?'
         )
     if isinstance(format, type):
-        return  # of its methods, nobody knows which argument is `self`
+        return  # nobody knows which argument of its methods is `self`
     kwargs = 'load_kwargs' if is_loading else 'dump_kwargs'
     args = ('value', 'file') if name == 'dump' else ('file or data',)
     missing = _missing_arguments(function, *args, **getattr(store, kwargs))
@@ -153,7 +152,7 @@ def _on_value(error: Exception, stage: str, path: str, store: Any) -> _Notes:
 
 def _on_content(error: Exception, stage: str, path: str, store: Any) -> _Notes:
     if getattr(error, 'errno', None) or not os.path.isfile(path):
-        return  # it was not opened, or it has no content that could be changed
+        return  # it was not opened, or there is no content to change
     with open(path, 'rb') as file:
         head = file.read(_HEAD)
     content = head.removeprefix(codecs.BOM_UTF8)
@@ -162,7 +161,7 @@ def _on_content(error: Exception, stage: str, path: str, store: Any) -> _Notes:
         yield f'the file {what}: delete it to start from the default'
     encoding = 'utf-16'
     if not head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        # Of ASCII characters, as at the start of most formats, one byte is NUL.
+        # Most formats start with ASCII characters, and in those, one byte is NUL.
         encoding = 'utf-16-be' if any(head[1:4:2]) else 'utf-16-le'
         if any(head[1:4:2]) and any(head[0:4:2]):
             return
@@ -185,7 +184,7 @@ def _on_replacing(error: Exception, stage: str, path: str, store: Any) -> _Notes
         if os.fsdecode(store.path).startswith('~'):
             note += ': Python does not expand ~ in a path, use os.path.expanduser()'
         yield note
-    target = error.filename2  # None unless the renaming has failed
+    target = error.filename2  # None unless the rename has failed
     is_forbidden = isinstance(error, PermissionError) or error.errno == errno.EROFS
     if is_forbidden and target is None and os.path.samefile(error.filename, folder):
         yield (

@@ -1,14 +1,14 @@
 """Replace a file: the steps of a commit.
 
-`replace` lists the steps, and `_Replacement` has a method for each. Two things go beyond
-a plain replacement: while the format writes, the file has no name, so that a kill leaves
-nothing, and it gets the old file's metadata. Neither may cost a value or a commit:
+`replace` lists the steps, and `_Replacement` has a method for each. Two things go
+beyond a plain replacement: the file has no name while the format writes, so a kill
+leaves nothing, and it gets the old file's metadata. Neither may cost a value or commit:
 
-- The file is synced once it has its name. Before, a sync may be worth nothing: a power
-  cut then costs both values on ext2, udf, minix and on ext4 without a journal, empties
-  the file on btrfs up to Linux 6.12, and breaks an ext4 with `fast_commit`.
-- The file is renamed once it is closed. On SMB mounts since Linux 7.1, renaming an open
-  file that had no name at first removes the old file.
+- The file is synced after it is named. An earlier sync may be worth nothing: a power
+  cut then costs both values on ext2, udf, minix and ext4 without a journal, empties the
+  file on btrfs up to Linux 6.12, and breaks an ext4 with `fast_commit`.
+- It is renamed after it is closed. On SMB mounts since Linux 7.1, renaming an open file
+  that had no name at first removes the old file.
 """
 
 from __future__ import annotations
@@ -26,24 +26,21 @@ from atomicwrites import AtomicWriter
 
 from . import _files, _metadata, _notes, _windows
 
-# None where every file has a name.
-_O_TMPFILE: int | None = getattr(os, 'O_TMPFILE', None)
+_O_TMPFILE: int | None = getattr(os, 'O_TMPFILE', None)  # None if files need names
 
-# Not /proc/self: that is the main thread, and a thread may have descriptors of its own
-# (unshare(2), CLONE_FILES).
+# Not /proc/self: a thread may have descriptors of its own (unshare(2), CLONE_FILES).
 _DESCRIPTORS = '/proc/thread-self/fd'
 
-# What can be opened anywhere, even in a chroot without /dev/null, and not be written to.
-
+# This can be opened anywhere, even in a chroot without /dev/null, but not written to.
 _PLACEHOLDER = (os.devnull, os.O_RDONLY)
 if sys.platform == 'linux':
     _PLACEHOLDER = ('/', os.O_PATH)
 
 # The second one is for where a leading dot is refused, as by Samba's `veto files`. The
-# last one is for where names must be short, as on minix, or paths, as on Windows.
+# third is for where names must be short, as on minix, or paths, as on Windows.
 _TEMPORARY_NAMES = ('.atomic_store-{}.tmp', '{}-atomic_store.tmp', '{:.8}')
 
-# The errors of fsync(2) if a file system cannot sync a folder.
+# What fsync(2) says if the file system cannot sync a folder.
 _NO_SYNC = {errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EBADF}
 
 # A later commit may find what this one lacks.
@@ -89,7 +86,7 @@ class _Replacement(AtomicWriter):
             _files.refuse_unless_regular(target, status)
             self._old = _metadata.of_status(status)
         self._process = os.getpid()
-        # File objects do not own these: an interrupt could come before they do.
+        # No file object owns these: an interrupt could come before it does.
         self._descriptors: list[int] = []
 
     def create(self, is_binary: bool) -> _files.Output:
@@ -101,13 +98,12 @@ class _Replacement(AtomicWriter):
         return self._output
 
     def _create_unnamed(self) -> bool:
-        # Without /proc, it could not be given a name later.
+        # Without /proc, the file could not get a name later.
         if _O_TMPFILE is None or not os.path.exists(_DESCRIPTORS):
             return False
         with suppress(Exception):
             self._create(self._folder, _O_TMPFILE)
-            # ZFS ignores the umask here. So does Linux before 5.19 on file systems
-            # without ACLs.
+            # ZFS ignores the umask, and so does Linux before 5.19 if there are no ACLs.
             if self._old or os.fstat(self._descriptors[-1]).st_mode & 0o666 != 0o666:
                 return True
         _files.close_all(self._descriptors)
@@ -133,12 +129,11 @@ class _Replacement(AtomicWriter):
         return os.path.join(self._folder, name.format(os.urandom(6).hex()))
 
     def _create(self, path: str, flags: int) -> None:
-        # Without an old file, do as open() does: the kernel applies the umask or the
-        # folder's default ACL. Otherwise, nobody else may open the file for now.
+        # A new file is created as by open(). Otherwise, nobody else may open it yet.
         mode = 0o666 if self._old is None else 0o600
         held: list[int] = []
         try:
-            # Not as a standard stream that the program has closed: it may print.
+            # Take no number of a standard stream that is closed: the program may print.
             with suppress(Exception):
                 while not held or held[-1] < 3:
                     _files.open_into(held, *_PLACEHOLDER)
@@ -148,12 +143,10 @@ class _Replacement(AtomicWriter):
             _files.close_all(held)
 
     def keep_metadata(self) -> None:
-        """Give the file the metadata of the old one."""
         # Look again: the old file may have changed during a long write.
         self._old = _metadata.of_file(self._path) or self._old
         if self._old is not None:
-            # After the last write, because a write removes the set-user-ID bit and file
-            # capabilities (chmod(2), capabilities(7)).
+            # Now, because a write clears set-user-ID (chmod(2)) and capabilities(7).
             _metadata.restore(self._descriptors[-1], self._old)
 
     def give_name(self) -> None:
@@ -165,12 +158,11 @@ class _Replacement(AtomicWriter):
         file, is_linked = self._descriptors[-1], False
         self.temporary = self._new_path(_TEMPORARY_NAMES[0])
         with suppress(Exception):  # of any type: Android has no os.link()
-            # os.link() follows the link in /proc only if it calls linkat(2), that is, if
-            # it gets src_dir_fd. Any descriptor will do, because the path is absolute.
+            # With any src_dir_fd, os.link() calls linkat(2), and so follows the link.
             source = f'{_DESCRIPTORS}/{file}'
             os.link(source, self.temporary, src_dir_fd=file, follow_symlinks=True)
             is_linked = True
-            # Is it this file, and whole? (On SMB, it counts as having two links by now.)
+            # Is it this file, and whole? (On SMB, its link count is two by now.)
             named, unnamed = (
                 (status.st_dev, status.st_ino, status.st_size, status.st_nlink)
                 for status in (os.stat(self.temporary), os.fstat(file))
@@ -200,7 +192,7 @@ class _Replacement(AtomicWriter):
         _fsync(self._descriptors[-1])
         self._disarm()
         while self._descriptors:
-            # An error counts: some network file systems store the file only now.
+            # Errors count: some network file systems store the file only now.
             _files.close(self._descriptors)
 
     def commit(self, f: IO[Any]) -> None:
@@ -212,8 +204,7 @@ class _Replacement(AtomicWriter):
             else:
                 _windows.replace(self.temporary, self._path)
         except OSError as error:
-            # On SMB mounts before Linux 6.17, a rename that fails may remove the old file,
-            # while another program has it open.
+            # On SMB before Linux 6.17, a failed rename may remove an old file in use.
             if self._old and _is_gone(self._path) and os.path.exists(self.temporary):
                 name = os.path.abspath(self.temporary)
                 _notes.add(error, f'the old file is gone, the new value is in {name!r}')
@@ -222,13 +213,11 @@ class _Replacement(AtomicWriter):
         self.temporary = None
 
     def sync_folder(self) -> None:
-        """Sync the folder, in which the file has its name now."""
         if not hasattr(os, 'O_DIRECTORY'):
             return  # on Windows, the rename is written through
-        # This is for FAT, which has no unnamed files. Until the file is synced again, its
-        # name leads to the place of the old file's content, which is free now. exFAT needs
-        # no such sync, and it would write the name's entry again: it may be in two sectors,
-        # and if only one of them gets to the disk, the file is lost.
+        # For FAT, which has no unnamed files: until a second sync, the name leads to
+        # the old file's blocks, which are free now. exFAT needs none. It would rewrite
+        # the name's entry. If that spans two sectors, a power cut may lose the file.
         if (
             self._was_named
             and sys.platform == 'linux'
@@ -238,10 +227,9 @@ class _Replacement(AtomicWriter):
         self._sync_again(self._folder, os.O_DIRECTORY)
 
     def _sync_again(self, path: str, flags: int) -> None:
-        # Nothing is lost if this is refused. For example, a folder may be writable but not
-        # readable, or its file system may sync no folders.
+        # If this is refused, nothing is lost: some folders cannot be read or synced.
         try:
-            # The system ignores the mode of a file that exists. pyfakefs sets it.
+            # If the file exists, the system ignores the mode, but pyfakefs sets it.
             mode = 0o666 if self._old is None else self._old.mode
             _files.open_into(self._descriptors, path, os.O_RDONLY | flags, mode)
             _fsync(self._descriptors[-1])
@@ -255,7 +243,7 @@ class _Replacement(AtomicWriter):
         _files.close_all(self._descriptors)
 
     def rollback(self, f: IO[Any] | None = None) -> None:
-        """Close the file, and remove it. Once it is renamed, there is nothing to do."""
+        """Close the file, and remove it, unless it has been renamed."""
         self._disarm()
         _files.close_all(self._descriptors)
         if os.getpid() != self._process:

@@ -1,7 +1,6 @@
-"""The store: a value, and the file that it is loaded from and committed to.
+"""The store: a value and its file. Only this module knows both formats and files.
 
-Only this module knows both formats and files. Errors pass through it unchanged, except
-for notes.
+Errors pass through it unchanged, except for notes.
 """
 
 from __future__ import annotations
@@ -37,50 +36,37 @@ def open(
 ) -> AtomicStore:
     """Open a store: load its value from a file.
 
-    The file is read once. Nothing is created or written before the first commit.
-
-    Use the store in a ``with`` block, or call its `AtomicStore.commit`. A block commits
-    when it ends, even if the value has not changed, but not if an exception ends it
-    (except for a successful `SystemExit`, as of ``sys.exit()``). To read only, use no
-    block: ``atomic_store.open(path).value``.
-
-    The second argument is no mode: without a file, ``open('x.json', 'w')`` has the value
-    ``'w'``.
+    The file is read once. Nothing is created or written before the first commit. Use
+    the store in a ``with`` block, or call its `AtomicStore.commit`. To read only, use
+    no block: ``atomic_store.open(path).value``.
 
     Parameters
     ----------
     path : str, bytes or os.PathLike
-        The file. Symbolic links are followed. The folder must exist by the first commit.
-        A new file gets the permissions that the umask allows, and keeps them.
+        The file. Symbolic links are followed. Its folder must exist by the first
+        commit. A new file gets the permissions that the umask allows, and keeps them.
     default : object, optional
-        The value if the file does not exist: the object itself, not a copy. Give an
-        object such as ``{}``, not a class such as ``dict``.
+        The value if there is no file: the object itself, not a copy. Give ``{}``, not
+        the class ``dict``. This is not a mode: ``'w'`` would be the value.
     format : str, module, class or instance, optional
         How the value is written:
 
-        - ``None``, ``'json'`` or the module `json`: JSON, exactly as `json.dumps`
-          returns it;
+        - ``None``, ``'json'`` or the module `json`: exactly what `json.dumps` returns;
         - ``'pickle'``: the module `pickle`. Never load a pickle that somebody else may
           have written: it can run any code;
         - ``'bson'``: the package of that name, the standalone one or PyMongo's;
-        - anything with ``dump(value, file)`` and ``load(file)``, or with
-          ``dumps(value)`` and ``loads(data)``, or with ``encode(value)`` and
-          ``decode(data)``. If it has several of these pairs, the first one is used.
-          In a class, they must be static or class methods. A subclass of
+        - anything with ``dump(value, file)`` and ``load(file)``, ``dumps(value)`` and
+          ``loads(data)``, or ``encode(value)`` and ``decode(data)``. The first pair it
+          has is used. In a class, these must be static or class methods. A subclass of
           `AbstractFormatFile` or `AbstractFormatBstr` is called without arguments.
     is_binary : bool, optional
-        Whether the format works on ``bytes`` rather than ``str``. The default is
-        ``False`` for JSON and ``True`` for any other format. PyYAML, for example, needs
-        ``False``. Text is UTF-8, and line endings are not translated.
+        Whether the format works on ``bytes``, not ``str``. The default is ``False`` for
+        JSON, otherwise ``True``. PyYAML, for example, needs ``False``. Text is UTF-8,
+        and line endings are not translated.
     load_kwargs, dump_kwargs : dict, optional
         Keyword arguments for loading and dumping. The dicts are kept, not copied.
     ignore_inner_exits : bool, optional
         Whether only the outermost of nested ``with`` blocks commits.
-
-    Returns
-    -------
-    AtomicStore
-        The store, with the value as `AtomicStore.value`.
 
     Raises
     ------
@@ -92,7 +78,7 @@ def open(
         If the file cannot be read. A missing file is not an error.
     Exception
         Whatever the format raises for a file that it cannot load, such as an empty one:
-        `json.JSONDecodeError` for JSON. Its notes name the file, and may say what to do.
+        `json.JSONDecodeError` for JSON. Notes name the file, and may say what to do.
 
     Examples
     --------
@@ -117,22 +103,20 @@ def open(
 class AtomicStore(Generic[_Value]):
     """A value in memory, and the file that it is committed to. Call `open` to get one.
 
-    The parameters are those of `open`, but `format` is an object with `dump` and `load`,
-    and `is_binary` is a bool. They are attributes, too. You may assign to each of them:
-    the next commit uses it.
+    The parameters are those of `open`, but `format` is an object with `dump` and
+    `load`, and `is_binary` is a bool. All except `default` are also attributes. If you
+    assign to one, the next commit uses it.
 
-    A ``with`` block commits when it ends. If an exception ends it, nothing is committed,
-    and the exception propagates: Ctrl-C, a cancelled task, ``sys.exit(1)``, a generator
-    that is closed early. Only a `SystemExit` whose code is ``None`` or ``0`` commits.
-
-    Blocks may be nested. Each commits when it ends, unless `ignore_inner_exits` is true:
-    then only the outermost does. An inner block that fails skips its own commit only.
+    A ``with`` block commits when it ends, even if the value has not changed. If an
+    exception ends it, nothing is committed, and the exception propagates: Ctrl-C, a
+    cancelled task, ``sys.exit(1)``, a generator that is closed early. Only a
+    `SystemExit` whose code is ``None`` or ``0`` commits. Each of several nested blocks
+    commits, or, with `ignore_inner_exits`, only the outermost. An inner block that
+    fails skips only its own commit.
 
     There is no lock. If two stores have the same path, each commit is whole, and the
-    later one wins. A store is for one thread at a time.
-
-    Type checkers see the value as `Any` unless you declare its type:
-    ``store: AtomicStore[Settings] = atomic_store.open(...)``. This converts nothing.
+    later one wins. Use a store in one thread at a time. Type checkers see the value as
+    `Any`, unless you declare ``store: AtomicStore[Settings]``. This converts nothing.
 
     Examples
     --------
@@ -156,19 +140,14 @@ class AtomicStore(Generic[_Value]):
         dump_kwargs: dict[str, Any] | None,
         ignore_inner_exits: bool | None,
     ) -> None:
-        # Editors show the string after each of these.
+        # Editors show the strings. The other attributes are parameters of open().
         self.path = path
-        """The file, as it was given."""
         self.format = format
         """An object with `dump` and `load`, never a name."""
         self.is_binary = is_binary
-        """Whether `format` gets a file of ``bytes`` rather than ``str``."""
         self.load_kwargs = {} if load_kwargs is None else load_kwargs
-        """Keyword arguments for `load`."""
         self.dump_kwargs = {} if dump_kwargs is None else dump_kwargs
-        """Keyword arguments for `dump`."""
         self.ignore_inner_exits = bool(ignore_inner_exits)
-        """Whether only the outermost of nested ``with`` blocks commits."""
         self.level = 0
         """How many ``with`` blocks are open."""
         self.value: _Value = self._load(default)
@@ -176,18 +155,14 @@ class AtomicStore(Generic[_Value]):
 
     @property
     def path(self) -> StrOrBytesPath:
-        """The file, as it was given.
-
-        A relative path means the same file even if the working folder changes later.
-        """
+        """The file, as given. It stays the same if the working folder changes."""
         return self._path
 
     @path.setter
     def path(self, path: StrOrBytesPath) -> None:
         self._relative = self._absolute = os.fsdecode(path)
         self._folder: str | None = None  # that of a relative path
-        # On Windows, each drive has a working folder (`C:name`), and even a path that
-        # counts as absolute may lack a drive (`\\name`).
+        # On Windows, `C:name` needs that drive's folder, and `\\name` needs a drive.
         if os.name == 'nt' or not os.path.isabs(self._relative):
             drive = os.path.splitdrive(self._relative)[0]
             try:
@@ -202,11 +177,7 @@ class AtomicStore(Generic[_Value]):
         self._path = path
 
     def _target(self) -> str:
-        """Return the absolute path, or the relative one if only that works.
-
-        A process may not be allowed to enter the folders above its own, and they may be
-        renamed. But the absolute path still works if the working folder changes.
-        """
+        """The absolute path, or the relative one if a parent has moved or is closed."""
         is_moved = (
             self._folder
             and os.name != 'nt'
@@ -240,37 +211,27 @@ class AtomicStore(Generic[_Value]):
     def commit(self) -> None:
         """Write the value to the file, atomically and durably.
 
-        The file holds the whole old value or the whole new one, never anything else.
-        When this method returns, the new value survives a power cut. Call it as often as
-        you like, inside and outside ``with`` blocks, and again after an error.
+        The file always holds the whole old value or the whole new one. Once this method
+        returns, the new value survives a power cut (on FAT, almost always). Call it as
+        often as you like, inside and outside ``with`` blocks, and again after an error.
 
         Raises
         ------
         OSError
-            If the file cannot be replaced: its folder is missing or read-only, the disk
+            If the file cannot be replaced: the folder is missing or read-only, the disk
             is full, the path is not a regular file, and so on.
         Exception
             Whatever the format raises for a value that it cannot write.
 
-        The notes of an error name the file, and may say what to do. After an error, the
-        file holds the old value, and nothing is left beside it, unless a note says
-        otherwise: the sync of the folder failed, and the file already holds the new
-        value; the temporary file could not be removed; or the file system has lost the
-        old file, and the temporary file holds the new value.
+        The notes of an error name the file, and may say what to do. The file then holds
+        the old value, with nothing left beside it, unless a note says otherwise: the
+        file already holds the new value, the temporary file stays, or the old file is
+        gone and the temporary file holds the new value.
 
-        After an interrupt (Ctrl-C), the file holds the old value or the new one. Do not
-        commit in a signal handler that returns: if it interrupts a commit, that commit
-        finishes afterwards, and overwrites your newer value.
-
-        On Windows, a file cannot be replaced while a program has it open. A commit
-        retries for up to five seconds.
-
-        Examples
-        --------
-        >>> import atomic_store
-        >>> store = atomic_store.open('best.json', default=0)
-        >>> store.value = 42
-        >>> store.commit()
+        After Ctrl-C, the file holds the old value or the new one. Do not commit in a
+        signal handler that returns: if it interrupts a commit, that one finishes later
+        and overwrites your newer value. On Windows, a commit retries for up to five
+        seconds while another program has the file open.
         """
         try:
             _replacement.replace(self._target(), self.is_binary, self._dump)
@@ -303,7 +264,7 @@ class AtomicStore(Generic[_Value]):
 
 
 def _identity(folder: str) -> tuple[int, int] | None:
-    """Return what tells one folder from another, or None if it cannot be entered."""
+    """Return what identifies a folder, or None if it cannot be reached."""
     try:
         status = os.stat(folder)
     except OSError:

@@ -1,8 +1,8 @@
 """What only Windows needs: wait while another program has a file open.
 
-There, a file cannot be replaced, removed or opened at times because another program has
-it open: a reader, a virus scanner, a sync client. Nothing here runs on other systems,
-except to ask whether an error is of that kind.
+There, a file may not be replaced, removed or even opened while another program has it
+open: a reader, a virus scanner, a sync client. On other systems, nothing here waits or
+raises an error of its own.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def wait_while_in_use(
 ) -> _T:
     """Call `action`, and retry for some seconds while the file is in use."""
     end = 0.0
-    slept = 0.0  # ends the waiting if a test has stopped the clock
+    slept = 0.0  # the limit if a test has stopped the clock
     while True:
         try:
             return action()
@@ -58,7 +58,7 @@ def wait_while_in_use(
             if reason:
                 _notes.add(error, reason)
                 raise
-        # A random pause, so that two waiting programs do not collide again and again.
+        # The pause is random, so that two waiting programs do not collide every time.
         pause = 0.01 * os.urandom(1)[0] / 255
         time.sleep(pause)
         slept += pause
@@ -77,7 +77,7 @@ def replace(temporary: str, target: str) -> None:
 
 
 def refuse_a_path_through_a_file(path: str) -> None:
-    """Raise NotADirectoryError, as other systems do. On Windows, the file is missing."""
+    """Raise NotADirectoryError, as other systems do. Windows says: no such file."""
     parent = os.path.dirname(path)
     while parent != os.path.dirname(parent) and not os.path.lexists(parent):
         parent = os.path.dirname(parent)

@@ -1,8 +1,8 @@
 """Count what kills leave behind: `python tests/kills.py`.
 
 A process commits in a tight loop and is killed at a random moment, again and again: once
-with this package, and once with plain atomicwrites. The table shows how many of the kills
-left a temporary file. The value must be whole after each.
+with this package, and once with plain atomicwrites. The table shows how many kills left
+a temporary file. After each kill, the value must be whole.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def commit_forever(way: str, path: str, size: int) -> None:
 
 
 def kill(way: str, size: int, kills: int) -> int:
-    """Return how many kills left a file."""
+    """Return how many kills left a file behind."""
     chance, left = random.Random(size), 0
     with tempfile.TemporaryDirectory(dir='.') as folder:
         path = Path(folder, 'state.json')
@@ -55,7 +55,7 @@ def kill(way: str, size: int, kills: int) -> int:
             with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
                 assert process.stdout
                 process.stdout.readline()
-                # At any moment of some commits, each of which takes up to 0.1 seconds.
+                # Long enough for a few commits, each of which takes up to 0.1 seconds.
                 time.sleep(chance.uniform(0, 0.2))
                 process.kill()
             value = atomic_store.open(path).value

@@ -1,7 +1,7 @@
 """Users and groups for tests, their access control lists, and who may do what.
 
-The numbers belong to nobody. Files of these users exist all the same, and root can become
-each of them.
+No account has these numbers. They can own files all the same, and root can become each
+of these users.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from support import NOBODY, call_libc, in_child
 ALICE, BOB, CAROL, DAVE, EVE = 70001, 70002, 70003, 70004, 70005
 TEAM, INTERNS = 70010, 70020
 
-# The tests let Alice own files, and Bob or root replace them. Alice is not listed: she
-# could give herself any access. Nor are those two: they know what they wrote.
+# In the tests, Alice owns files, and Bob or root replaces them. Alice is not listed, as
+# she could give herself any access. Nor are the other two: they know what they wrote.
 PEOPLE: dict[str, tuple[int, list[int]]] = {
     'a stranger': (EVE, []),
     'Carol': (CAROL, []),
@@ -35,7 +35,7 @@ RIGHTS = {'read': os.R_OK, 'write': os.W_OK, 'execute': os.X_OK}
 
 
 def who_may(paths: Iterable[Path]) -> set[str]:
-    """Find out who may do what with which file: ask the kernel as each user. By root."""
+    """Ask the kernel, as each user, who may do what with which file. Needs root."""
     found = set()
     paths, groups = list(paths), os.getgroups()
     for who, (uid, theirs) in PEOPLE.items():
@@ -56,14 +56,14 @@ def who_may(paths: Iterable[Path]) -> set[str]:
     return found
 
 
-# The attributes that hold a file's list, and the one that a folder gives to new files.
+# The attributes that hold a file's list, and the list that a folder gives to new files.
 ACCESS, DEFAULT = 'system.posix_acl_access', 'system.posix_acl_default'
 
 
 def acl(text: str) -> bytes:
     """Pack an access control list, such as 'u::rw- u:70003:r-- g::r-- m::r-- o::---'.
 
-    If a file has a list, its mode is that of the owner, the mask and others (acl(5)).
+    If a file has a list, its mode shows the owner, the mask and others (acl(5)).
     """
     packed = struct.pack('<I', 2)  # linux/posix_acl_xattr.h
     for entry in text.split():
@@ -79,26 +79,24 @@ CAROL_MAY_NOT = acl(f'u::rw- u:{CAROL}:--- g::r-- m::r-- o::r--')
 FOR_ALL = acl(f'u::rwx u:{EVE}:rwx g::rwx m::rwx o::rwx')
 
 
-# User namespaces, as containers have them: the first number inside, the first outside,
-# and how many there are (user_namespaces(7)).
+# User namespaces, such as those of containers: the first number inside, the first one
+# outside, and how many are mapped (user_namespaces(7)).
 ALONE = f'{BOB} {BOB} 1'
 CONTAINER = f'0 {BOB} 65536'  # Alice is not in it, the others are
 ALL = f'0 0 {2**32 - 1}'
 
 
 def in_a_namespace(function: Callable[[], Any], numbers: str, uid: int = 0) -> Any:
-    """Call a function where only these users and groups have numbers. By root.
+    """Call a function where only these users and groups have numbers. Needs root.
 
-    There, chown(2) and setting an access control list fail with EINVAL for all others.
+    For all others, chown(2) and setting an access control list fail with EINVAL there.
     """
 
     def call() -> Any:
         os.setgroups([])
         ready, is_ready = os.pipe()
         process = os.getpid()
-        if not (
-            helper := os.fork()
-        ):  # it stays outside, where root may set the numbers
+        if not (helper := os.fork()):  # stays outside, where root may set the numbers
             os.read(ready, 1)
             for kind in 'uid', 'gid':
                 Path(f'/proc/{process}/{kind}_map').write_text(numbers)

@@ -1,6 +1,6 @@
-"""The file that a format gets: it may do all that plain code does with a file.
+"""A format may use the file that it gets as plain code uses a file.
 
-And nothing but the format writes to it.
+Nothing but the format writes to that file.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import atomic_store
 
 
 def a_format(dump: Callable[[Any], object]) -> Any:
-    """A format that dumps with this function, and loads what the file holds."""
+    """Make a format that dumps with this function, and loads what the file holds."""
     return SimpleNamespace(
         dump=lambda value, file: dump(file), load=lambda file: file.read()
     )
@@ -214,7 +214,7 @@ def test_what_a_format_has_kept_of_a_file_writes_no_more(tmp_path: Path) -> None
 
 
 def test_the_name_of_a_file_is_what_python_gives_it(tmp_path: Path) -> None:
-    """pandas' to_parquet() writes to the file of this name, if the name is a string."""
+    """If the name is a string, pandas' to_parquet() writes to the file of that name."""
 
     def write_name(file: Any) -> None:
         assert file.name == file.fileno()
@@ -223,12 +223,12 @@ def test_the_name_of_a_file_is_what_python_gives_it(tmp_path: Path) -> None:
     assert written(tmp_path, write_name, is_binary=True) == b'new'
 
 
-# An error that nobody sees
+# Errors that nobody sees
 
 
 @pytest.fixture
 def nearly_full(tmp_path: Path) -> Iterator[Path]:
-    """A folder on a file system with space for little."""
+    """A folder on a file system with little space."""
     with mounted(tmp_path, '-t', 'tmpfs', '-o', 'size=64k', 'tmpfs'):
         yield tmp_path
 
@@ -254,7 +254,7 @@ def leaves_a_compressor(file: Any) -> None:
 
 def leaves_an_archive(file: Any) -> None:
     archive = zipfile.ZipFile(file, 'w')
-    for number in range(150):  # its list of their names does not fit
+    for number in range(150):  # the list of these names does not fit
         archive.writestr(f'{number:200}', b'')
 
 
@@ -281,7 +281,7 @@ def ignores_the_error(file: Any) -> None:
 def test_an_error_in_writing_that_a_wrapper_ignores_is_an_error_of_the_commit(
     nearly_full: Path, dump: Callable[[Any], None]
 ) -> None:
-    """Wrappers write when they are collected. `__del__` cannot raise an error."""
+    """A wrapper may write only when it is collected. `__del__` cannot raise errors."""
     store = atomic_store.open(
         nearly_full / 'state', b'old', a_format(lambda file: file.write(b'old'))
     )
@@ -320,7 +320,7 @@ def test_a_dump_that_returns_the_content_and_writes_nothing_is_an_error(
     assert (tmp_path / 'state').read_bytes() == b'old'
 
 
-# Standard streams that the program has closed: files that are opened get their numbers
+# If a program has closed a standard stream, the next file opened gets its number
 
 PROGRAM = """
 import errno, os, resource, sys
@@ -359,7 +359,7 @@ for number in closed:
     os.close(int(number))
 before = descriptors()
 if obstacle == 'no descriptors':
-    resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))  # but those of the streams
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))  # except the streams'
 try:
     store.commit()
 except OSError as error:

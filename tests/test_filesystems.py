@@ -1,9 +1,9 @@
 """A commit works wherever a temporary file can be renamed, on real file systems.
 
-The commands below mount each file system, in a folder with an empty file `disk`, the
-empty folders `mounted`, `upper` and `work`, and a folder `source` with a file in it.
-For comparison, plain atomicwrites does the same as the store. `pytest -s` shows the
-table. $COMMITS is the number of commits in a row.
+Each command below mounts a file system. It runs in a folder with an empty file `disk`,
+the empty folders `mounted`, `upper` and `work`, and a folder `source` with a file in
+it. For comparison, the tests do the same with plain atomicwrites. `pytest -s` shows the
+results. $COMMITS is the number of commits in a row.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ FILE_SYSTEMS = {
     'bindfs --xattr-none': 'bindfs --xattr-none source mounted',
     'bindfs --perms': 'bindfs --perms=0644:u+D --force-user=nobody source mounted',
     'rclone': 'rclone mount --daemon :local:source mounted',
-    # Talks directly to the server that it would start through ssh.
+    # This talks directly to the server that sshfs would start through ssh.
     'sshfs': (
         'echo exec /usr/lib/openssh/sftp-server >sftp; chmod +x sftp;'
         ' sshfs -o ssh_command=$PWD/sftp here:$PWD/source mounted'
@@ -110,13 +110,13 @@ SMB_CONF = """
     guest ok = yes
     read only = no
 """
-# If permissions cannot be set, the file stays as it was created: for its owner only.
+# If the mode cannot be set, the file stays as it was created: for its owner only.
 NOT_KEPT = {'bindfs --chmod-deny': {'mode'}, 'bindfs --chmod-ignore': {'mode'}}
 
 
 @contextlib.contextmanager
 def a_file_system(base: Path, script: str) -> Iterator[Path]:
-    """Mount a file system, and give a folder in it with an old file."""
+    """Mount a file system, and yield a folder in it."""
     for name in 'mounted', 'source/folder', 'upper', 'work':
         (base / name).mkdir(parents=True)
     make_old_file(base / 'source/folder/lower.json')
@@ -124,7 +124,7 @@ def a_file_system(base: Path, script: str) -> Iterator[Path]:
     with open(base / 'disk', 'wb') as disk:
         disk.truncate(320 << 20)  # mkfs.xfs refuses less
     try:
-        with open(base / 'log', 'wb') as log:  # the servers would keep a pipe open
+        with open(base / 'log', 'wb') as log:  # servers would keep a pipe open
             subprocess.run(
                 script,
                 check=False,
@@ -151,7 +151,7 @@ def a_file_system(base: Path, script: str) -> Iterator[Path]:
 
 def make_old_file(path: Path) -> None:
     path.write_text('"old"')
-    # A file system need not support or keep all of these.
+    # Not every file system supports or keeps all of these.
     with contextlib.suppress(OSError):
         os.setxattr(path, 'user.note', b'any')
     with contextlib.suppress(OSError):
@@ -201,7 +201,7 @@ def replace_lower(folder: Path, write: Write) -> None:
 
 
 def follow(folder: Path, write: Write) -> None:
-    """Write through a symbolic link, if the file system has them."""
+    """Write through a symbolic link, if the file system has such links."""
     path, link = folder / 'target.json', folder / 'link.json'
     path.write_text('"old"')
     with contextlib.suppress(OSError):
@@ -225,7 +225,7 @@ def beside_a_reader(folder: Path, write: Write) -> None:
     def read() -> set[str]:
         values = set()
         while running:
-            with contextlib.suppress(OSError):  # for example with rclone
+            with contextlib.suppress(OSError):  # with rclone, for example
                 values.add(load(path))
         return values
 
@@ -242,12 +242,12 @@ def beside_a_reader(folder: Path, write: Write) -> None:
 STEPS = (create, replace, replace_lower, follow, many_times, beside_a_reader)
 
 
-# What fails with plain atomicwrites, too.
+# These also fail with plain atomicwrites.
 CANNOT = {
     'squashfs': {step.__name__ for step in STEPS},
-    # A file that is renamed onto another gets the other one's content.
+    # A file renamed over another one gets the other's content.
     'archivemount': {'replace', 'many_times', 'beside_a_reader'},
-    # Sometimes reads garbage while a file is replaced.
+    # A reader sometimes gets garbage while a file is replaced.
     'encfs': {'beside_a_reader'},
 }
 
@@ -318,7 +318,7 @@ def test_a_commit_works_wherever_plain_atomicwrites_does(
         ours = failures(folder, store)
         print(f'{name}: plain {theirs or "works"}; commits {ours or "work"}')
         assert ours.keys() <= CANNOT.get(name, set())
-        # What a reader meets is a matter of chance.
+        # What a reader finds is a matter of chance.
         assert ours.keys() - {'beside_a_reader'} <= theirs.keys()
         if name == 'squashfs':
             assert all('Read-only file system' in failure for failure in ours.values())

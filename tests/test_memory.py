@@ -1,7 +1,8 @@
-"""When a call returns or raises an error, nothing stays in memory that was not there.
+"""A call that returns or raises an error leaves nothing in memory.
 
-An error that stays in a local variable makes a cycle of error and frame. Until the next
-cyclic collection, that keeps alive all that the callers hold: large values, open files.
+An error in a local variable makes a cycle: the error refers to the frame, and the frame
+to the error. Until the next cyclic collection, this keeps alive all that the callers
+hold: large values, open files.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def without_collections() -> Iterator[None]:
 
 
 def keeps_nothing(work: Callable[[], object]) -> bool:
-    """Whether nothing stays of a call, nor of what its caller holds."""
+    """Whether a call leaves nothing in memory, not even what its caller holds."""
 
     class Value:
         pass

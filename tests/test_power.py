@@ -1,13 +1,13 @@
 """What a disk holds after a power cut, with each file system.
 
-The tests commit values on a disk that logs every write and every flush. The time of a
-commit is the size of the log when it returns. For any time, the tests then make disks
-as a power cut may leave them. Such a disk holds everything written before the last
-flush. Of the later writes, it holds all, none, or some blocks (without a journal, the
-first ones). Each disk is checked as at boot, mounted and read. `pytest -s` shows the
-tally. $POWER_CUTS is the number of power cuts for each file system: `POWER_CUTS=100000
-pytest -s tests/test_power.py` tries all. On a slow machine, such as an emulated one,
-use fewer.
+The tests commit values on a disk that logs every write and every flush. The size of the
+log serves as the time: for a commit, it is the size when the commit returns. At some
+times, the tests then make disks as a power cut may leave them. Such a disk holds
+everything written before the last flush. Of the later writes, it holds all, none, or
+some blocks (without a journal, the first ones; if the kernel flushes too rarely, all).
+Each disk is checked as at boot, mounted and read. `pytest -s` shows the tally.
+$POWER_CUTS is the number of power cuts for each file system: `POWER_CUTS=100000 pytest
+-s tests/test_power.py` tries all. On an emulated or slow machine, use fewer.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class Kind(NamedTuple):
     megabytes: int = 64
     options: str = ''
     has_journal: bool = True
-    # What a system runs at boot, if there is no journal by which the file system repairs
-    # itself when it is mounted. There is no such program for udf.
+    # The program that a system runs at boot, if the file system has no journal by which
+    # to repair itself when it is mounted. There is no such program for udf.
     check: str = ''
 
 
@@ -72,8 +72,8 @@ SAFE = {
     'udf': Kind('udf', 'mkfs.udf', has_journal=False),
     'minix': Kind('minix', 'mkfs.minix', 16, '', False, 'fsck.minix -a -f'),
 }
-# Here, the folder says where a file begins and how long it is. It says so of the new
-# file only when that is written back, after the rename. No order of the steps is safe.
+# Here, the folder says where a file begins and how long it is. For a new file, it says
+# this only after the rename, when the inode is written. No order of the steps is safe.
 # (On exFAT, losses are too rare to compare: if a file's entry lies in two sectors, and
 # only one of them is written, fsck.exfat removes the file.)
 FAT = {'vfat': Kind('vfat', 'mkfs.vfat', 64, '', False, 'fsck.vfat -a')}
@@ -89,7 +89,7 @@ class Commit(NamedTuple):
 
 
 def on(*kinds: str) -> pytest.MarkDecorator:
-    """Run a test on those of the file systems that this kernel has."""
+    """Run a test on each of these file systems that this kernel has."""
     known = Path('/proc/filesystems').read_text().split()
     params = [
         pytest.param(kind, marks=[command(program) for program in _programs(kind)])
@@ -187,18 +187,18 @@ def _cut_the_power(kind: str, times: int, write: Write, tmp_path: Path) -> Count
             writes=sum(bool(entry.data) for entry in history),
             flushes=sum(not entry.data for entry in history),
         )
-        # Without a journal, nothing helps against a disk that changes the order of its
-        # writes: the sync of a folder writes the folder and the inodes, without a flush
-        # in between. If only the inodes are on the disk, the old file is freed, and the
-        # folder still leads to it. So there, the disk keeps the order.
+        # Without a journal, nothing helps against a disk that reorders its writes.
+        # Syncing a folder writes the folder and the inodes, without a flush in between.
+        # If only the inodes reach the disk, the old file is freed, but the folder still
+        # leads to it. So for these file systems, the disk here keeps the order.
         in_order = not KINDS[kind].has_journal
-        # And where the kernel does not flush the disk at each sync, as Linux 6.1 without a
+        # And if the kernel does not flush the disk at each sync, as Linux 6.1 without a
         # journal, nothing helps against a disk that holds back what is not flushed.
         holds_back = not in_order or tally['flushes'] >= 2 * len(commits)
         for time, blocks in _crashes(
             history, start, times, flushed, in_order, holds_back
         ):
-            # Each disk is a new file: for the same file, mount might reuse the old loop
+            # Each disk is a new file. For the same file, mount might reuse the old loop
             # device and its cache.
             crashed = tmp_path / f'crashed {tally["crashes"]}'
             _copy(flushed, crashed)
@@ -247,7 +247,7 @@ def _look(
 
 
 def _commit(folder: Path, write: Write, log: Path) -> tuple[int, list[Commit]]:
-    """Commit to some files. Return the time before that, and the commits."""
+    """Commit to several files. Return the time before that, and the commits."""
     folder.mkdir()
     _run('sync', '--file-system', folder)
     start = log.stat().st_size
@@ -273,7 +273,7 @@ def _crashes(
     in_order: bool,
     holds_back: bool,
 ) -> Iterator[tuple[int, list[tuple[int, bytes]]]]:
-    """Choose crashes. For each, update `flushed`; yield its time and later writes."""
+    """Choose crashes. For each, update `flushed`. Yield its time and later writes."""
     chance = random.Random(number)
     possible = [
         (entry.end, kept)
@@ -314,7 +314,7 @@ def _blocks(entry: Entry) -> Iterator[tuple[int, bytes]]:
 
 
 def _outcomes(folder: Path, commits: list[Commit], time: int) -> set[str]:
-    """Compare a folder's files with the last commits before a time, and the next."""
+    """Compare a folder's files with the commits before a time, and the next one."""
     try:
         found = {file.name: _content(file) for file in folder.iterdir()}
     except OSError:

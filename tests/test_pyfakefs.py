@@ -1,7 +1,7 @@
 """A program that uses stores can be tested with pyfakefs, which keeps files in memory.
 
-It has its own idea of each system call. Its files have no descriptor of the system, its
-file objects no `raw`, and its os.open() sets the mode even of a file that exists.
+It imitates each system call in its own way. Its files have no descriptor of the system,
+its file objects no `raw`, and its os.open() sets the mode even of an existing file.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from support import names, notes, posix
 
 import atomic_store
 
-pytestmark = posix  # on Windows, atomicwrites goes past it: it calls MoveFileExW
+pytestmark = posix  # on Windows, atomicwrites bypasses it: it calls MoveFileExW
 
 
 @pytest.fixture(params=list(OSType), ids=lambda system: system.value)
 def folder(request: pytest.FixtureRequest, fs: FakeFilesystem) -> Path:
-    """A folder on the imitated file system of Linux, macOS or Windows."""
+    """A folder on an imitated file system of Linux, macOS or Windows."""
     fs.os = request.param
-    set_uid(1000)  # pyfakefs refuses nothing to root
+    set_uid(1000)  # pyfakefs lets root do everything
     path = Path('C:\\data' if request.param is OSType.WINDOWS else '/data')
     fs.create_dir(path)
     return path
