@@ -74,6 +74,7 @@ class Output:
         self._buffer.close = self._buffer.flush
         if self._raw is not None:
             self._raw.write = functools.partial(self._write, self._raw.write)
+            self._raw.truncate = functools.partial(self._truncate, self._raw.truncate)
 
     def _write(self, write: Callable[[Any], int], data: Any) -> int:
         try:
@@ -82,6 +83,10 @@ class Output:
             # A wrapper that writes in `__del__` ignores the error. flush() does not.
             self._error = getattr(error, 'errno', None) or errno.EIO
             raise
+
+    def _truncate(self, truncate: Callable[..., int], *size: int) -> int:
+        self._error = 0  # the format starts again
+        return truncate(*size)
 
     def flush(self) -> None:
         """Write what is still in memory, and raise any earlier error in writing."""
@@ -100,7 +105,7 @@ class Output:
         """
         if self._raw is not None:
             self._raw.close()  # this flushes nothing, and closes no descriptor
-            vars(self._raw).pop('write', None)
+            vars(self._raw).clear()
         vars(self._buffer).pop('close', None)
 
 
@@ -256,18 +261,18 @@ def _may_miss_files(folder: str) -> bool:
     """
     try:
         return os.statvfs(folder).f_fsid == 0
-    except FileNotFoundError:
-        return False  # there is no such folder
-    except (AttributeError, OSError):  # Windows has no statvfs()
+    except (AttributeError, FileNotFoundError):  # Windows has no statvfs()
+        return False
+    except OSError:
         return True
 
 
 def is_on_exfat(path: str, descriptors: list[int]) -> bool:
     """Whether a file is on exFAT, as Linux mounts it (proc(5), mountinfo)."""
     mounts, device = b'', 0
-    with suppress(OSError):
+    with suppress(Exception):
         device = os.lstat(path).st_dev
-        open_into(descriptors, '/proc/self/mountinfo', os.O_RDONLY)
+        open_into(descriptors, '/proc/thread-self/mountinfo', os.O_RDONLY)
         mounts = b''.join(iter(lambda: os.read(descriptors[-1], 1 << 16), b''))
     close_all(descriptors)
     number = f' {os.major(device)}:{os.minor(device)} '.encode()

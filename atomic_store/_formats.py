@@ -243,7 +243,11 @@ class _Json(AbstractFormatFile):
         if cls is None or _encodes_as_its_base(cls):
             try:
                 # Like json.dumps(), but without joining the parts of a long text.
-                parts = (cls or json.JSONEncoder)(**kwargs).iterencode(value, True)
+                defaults: Any = json.JSONEncoder.__init__.__kwdefaults__
+                encoder = (cls or json.JSONEncoder)(**{**defaults, **kwargs})
+                if isinstance(value, str):
+                    return _write([encoder.encode(value)], file)
+                parts = encoder.iterencode(value, True)
                 parts = parts if isinstance(parts, list | tuple) else [''.join(parts)]
                 return _write(parts, file)
             except MemoryError:

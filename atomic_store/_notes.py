@@ -156,7 +156,7 @@ def _on_content(error: Exception, stage: str, path: str, store: Any) -> _Notes:
     with open(path, 'rb') as file:
         head = file.read(_HEAD)
     content = head.removeprefix(codecs.BOM_UTF8)
-    if len(head) < _HEAD and not content.strip():
+    if len(head) < _HEAD and not (content if store.is_binary else content.strip()):
         what = 'holds nothing but white space' if content else 'is empty'
         yield f'the file {what}: delete it to start from the default'
     encoding = 'utf-16'

@@ -26,15 +26,17 @@ from atomicwrites import AtomicWriter
 
 from . import _files, _metadata, _notes, _windows
 
-_O_TMPFILE: int | None = getattr(os, 'O_TMPFILE', None)  # None if files need names
+# None if files need names. Android's Python cannot link, or only by names.
+_CAN_LINK = getattr(os, 'link', None) in os.supports_dir_fd
+_O_TMPFILE: int | None = getattr(os, 'O_TMPFILE', None) if _CAN_LINK else None
 
 # Not /proc/self: a thread may have descriptors of its own (unshare(2), CLONE_FILES).
 _DESCRIPTORS = '/proc/thread-self/fd'
 
 # This can be opened anywhere, even in a chroot without /dev/null, but not written to.
-_PLACEHOLDER = (os.devnull, os.O_RDONLY)
-if sys.platform == 'linux':
-    _PLACEHOLDER = ('/', os.O_PATH)
+_PLACEHOLDER = os.devnull, os.O_RDONLY
+if hasattr(os, 'O_PATH'):
+    _PLACEHOLDER = '/', os.O_PATH
 
 # The second one is for where a leading dot is refused, as by Samba's `veto files`. The
 # third is for where names must be short, as on minix, or paths, as on Windows.
@@ -65,8 +67,10 @@ def replace(path: str, is_binary: bool, dump: Callable[[IO[Any]], object]) -> No
     except BaseException as error:
         replacement.rollback()  # an interrupt may have cut the first one short
         if replacement.temporary is not None:
-            name = os.path.abspath(replacement.temporary)
-            _notes.add(error, f'the temporary file stays: {name!r}')
+            note = 'the temporary file stays:'
+            if replacement.is_last_copy():
+                note = 'the old file is gone, the new value is in'
+            _notes.add(error, f'{note} {os.path.abspath(replacement.temporary)!r}')
         raise
 
 
@@ -75,6 +79,8 @@ class _Replacement(AtomicWriter):
 
     _path: str  # AtomicWriter's
     _output: _files.Output | None = None
+    _links = 0  # of the old file
+    _is_renaming = _is_over = False
     temporary: str | None = None  # its name, if it has one and is ours to remove
 
     def __init__(self, path: str) -> None:
@@ -85,6 +91,7 @@ class _Replacement(AtomicWriter):
         if status is not None:
             _files.refuse_unless_regular(target, status)
             self._old = _metadata.of_status(status)
+            self._links = status.st_nlink
         self._process = os.getpid()
         # No file object owns these: an interrupt could come before it does.
         self._descriptors: list[int] = []
@@ -198,19 +205,27 @@ class _Replacement(AtomicWriter):
     def commit(self, f: IO[Any]) -> None:
         """Rename the file over the old one."""
         assert self.temporary is not None
-        try:
-            if hasattr(os, 'O_DIRECTORY'):
-                os.replace(self.temporary, self._path)
-            else:
-                _windows.replace(self.temporary, self._path)
-        except OSError as error:
-            # On SMB before Linux 6.17, a failed rename may remove an old file in use.
-            if self._old and _is_gone(self._path) and os.path.exists(self.temporary):
-                name = os.path.abspath(self.temporary)
-                _notes.add(error, f'the old file is gone, the new value is in {name!r}')
-                self.temporary = None
-            raise
+        self._is_renaming = True
+        if hasattr(os, 'O_DIRECTORY'):
+            os.replace(self.temporary, self._path)
+        else:
+            _windows.replace(self.temporary, self._path)
         self.temporary = None
+
+    def is_last_copy(self) -> bool:
+        """Whether a failed rename has removed the old file.
+
+        On SMB before Linux 6.17, it does so while another program has the file open.
+        """
+        with suppress(OSError):
+            if (
+                self._is_renaming
+                and self._links
+                and os.path.exists(self.temporary or '')
+            ):
+                status = _files.find_status(self._path)
+                return status is None or status.st_nlink == 0
+        return False
 
     def sync_folder(self) -> None:
         if not hasattr(os, 'O_DIRECTORY'):
@@ -223,7 +238,8 @@ class _Replacement(AtomicWriter):
             and sys.platform == 'linux'
             and not _files.is_on_exfat(self._path, self._descriptors)
         ):
-            self._sync_again(self._path, os.O_NOFOLLOW | os.O_NONBLOCK)
+            flags = getattr(os, 'O_NOFOLLOW', 0) | os.O_NONBLOCK
+            self._sync_again(self._path, flags)
         self._sync_again(self._folder, os.O_DIRECTORY)
 
     def _sync_again(self, path: str, flags: int) -> None:
@@ -244,14 +260,17 @@ class _Replacement(AtomicWriter):
 
     def rollback(self, f: IO[Any] | None = None) -> None:
         """Close the file, and remove it, unless it has been renamed."""
+        if self._is_over:
+            return
         self._disarm()
         _files.close_all(self._descriptors)
         if os.getpid() != self._process:
             self.temporary = None  # it belongs to the process that forked this one
         self._unlink()
+        self._is_over = True
 
     def _unlink(self) -> None:
-        if self.temporary is not None:
+        if self.temporary is not None and not self.is_last_copy():
             unlink = partial(os.unlink, self.temporary)
             with suppress(OSError):
                 with suppress(FileNotFoundError):
@@ -261,13 +280,6 @@ class _Replacement(AtomicWriter):
     def _disarm(self) -> None:
         if self._output is not None:
             self._output.disarm()
-
-
-def _is_gone(path: str) -> bool:
-    with suppress(OSError):
-        status = _files.find_status(path)
-        return status is None or status.st_nlink == 0
-    return False
 
 
 def _fsync(descriptor: int) -> None:

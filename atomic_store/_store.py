@@ -5,6 +5,7 @@ Errors pass through it unchanged, except for notes.
 
 from __future__ import annotations
 
+import functools
 import os
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Generic, Self
@@ -233,14 +234,15 @@ class AtomicStore(Generic[_Value]):
         and overwrites your newer value. On Windows, a commit retries for up to five
         seconds while another program has the file open.
         """
+        target = self._target()
         try:
-            _replacement.replace(self._target(), self.is_binary, self._dump)
+            dump = functools.partial(self._dump, target)
+            _replacement.replace(target, self.is_binary, dump)
         except Exception as error:
             _notes.explain(error, 'committing', self._absolute, self)
             raise
 
-    def _dump(self, file: IO[Any]) -> None:
-        target = self._target()
+    def _dump(self, target: str, file: IO[Any]) -> None:
         try:
             returned = self.format.dump(self.value, file, **(self.dump_kwargs or {}))
         except Exception as error:
@@ -248,7 +250,8 @@ class AtomicStore(Generic[_Value]):
             raise
         if isinstance(returned, str | bytes) and returned and _is_empty(file):
             raise TypeError('dump returned the content instead of writing it')
-        if target != self._absolute == self._target():  # it would mean another file
+        # A relative path would mean another file now.
+        if not os.path.isabs(target) and _identity(os.curdir) != self._folder_id:
             raise OSError('the working folder has changed during dump')
 
     def _load(self, default: Any) -> Any:

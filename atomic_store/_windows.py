@@ -60,7 +60,8 @@ def wait_while_in_use(
                 raise
         # The pause is random, so that two waiting programs do not collide every time.
         pause = 0.01 * os.urandom(1)[0] / 255
-        time.sleep(pause)
+        with suppress(OSError):  # at shutdown, it has nothing to wait for
+            time.sleep(pause)
         slept += pause
 
 

@@ -22,7 +22,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from support import commits, fails, mounted, names, posix, root
+from support import commits, fails, linux, mounted, names, posix, root
 
 import atomic_store
 
@@ -392,3 +392,24 @@ def test_what_a_program_prints_to_a_closed_stream_never_gets_into_the_file(
     content = b'old' if obstacle == 'no descriptors' else b'new'
     assert (tmp_path / 'state').read_bytes() == content
     assert names(tmp_path) == ['state']
+
+
+@linux
+def test_a_format_may_start_again_after_an_error_in_writing(
+    tmp_path: Path,
+) -> None:
+    class FailsOnce(atomic_store.AbstractFormatFile):
+        def dump(self, value: bytes, file: Any) -> None:
+            import resource
+
+            soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+            with pytest.raises(OSError, match='large'):
+                file.write(bytes(100_000))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            file.seek(0)
+            file.truncate()
+            file.write(value)
+
+    atomic_store.open(tmp_path / 'state', b'short', FailsOnce).commit()
+    assert (tmp_path / 'state').read_bytes() == b'short'

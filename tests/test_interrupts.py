@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import itertools
 import json
@@ -204,3 +205,32 @@ def test_an_interrupt_at_any_line_leaves_a_whole_value_and_a_usable_store(
         tally['old' if value == old else 'new'] += 1
     print(f'{number - 1} lines: {dict(tally)}, 0 left behind')
     assert set(tally) == ({'old'} if act is fail_to_dump else {'old', 'new'})
+
+
+def test_an_interrupt_at_any_line_never_removes_the_last_copy(
+    memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SMB on Linux before 6.17: a rename that fails may remove the old file."""
+
+    def remove_the_target(source: str, target: str) -> None:
+        os.unlink(target)
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    path = memory / 'value'
+    for _ in range(2):  # what is read once is read now
+        atomic_store.open(path, 'old').commit()
+    outcomes: Counter[str] = Counter()
+    for number in itertools.count(1):
+        atomic_store.open(path, 'old').commit()
+        store = atomic_store.open(path)
+        store.value = 'new'
+        place = None  # if the commit ends without an interrupt
+        with monkeypatch.context() as patch, contextlib.suppress(PermissionError):
+            patch.setattr(os, 'replace', remove_the_target)
+            place = interrupt(commit, store, number)[0]
+        (left,) = memory.iterdir()
+        outcomes[left.read_text()] += 1
+        left.unlink()
+        if place is None:
+            break
+    assert set(outcomes) == {'"old"', '"new"'}

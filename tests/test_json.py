@@ -297,3 +297,20 @@ def test_a_value_is_written_where_its_text_does_not_fit_in_memory(
     subprocess.run(program, check=True)
     assert (tmp_path / 'state').stat().st_size > 35_000_000
     assert (tmp_path / 'state').read_bytes().endswith(b'}}, "the end"]')
+
+
+def test_an_encoder_class_gets_what_json_dumps_gives_it(tmp_path: Path) -> None:
+    class Encoder(json.JSONEncoder):
+        def __init__(self, *, indent: Any, sort_keys: bool, **kwargs: Any) -> None:
+            assert kwargs.keys() >= {
+                'skipkeys',
+                'ensure_ascii',
+                'separators',
+                'default',
+            }
+            super().__init__(indent=indent, sort_keys=True, **kwargs)
+
+    store = atomic_store.open(tmp_path / 'state', {'b': 1, 'a': 2})
+    store.dump_kwargs = {'cls': Encoder}
+    store.commit()
+    assert (tmp_path / 'state').read_text() == json.dumps(store.value, cls=Encoder)
