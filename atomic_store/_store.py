@@ -168,11 +168,13 @@ class AtomicStore(Generic[_Value]):
             drive = os.path.splitdrive(self._relative)[0]
             try:
                 self._folder = os.path.abspath(drive)
-            except FileNotFoundError as error:
-                error.add_note(
-                    f'{path!r} is relative to a folder that no longer exists'
-                )
-                raise
+            except OSError as error:
+                if not os.stat(os.curdir).st_nlink:
+                    error.add_note(
+                        f'{path!r} is relative to a folder that no longer exists'
+                    )
+                    raise
+                self._folder = ''  # it has no path, or may not be asked for it
             self._absolute = os.path.join(self._folder, self._relative)
             self._folder_id = _identity(os.curdir)
         self._path = path
@@ -252,7 +254,7 @@ class AtomicStore(Generic[_Value]):
             raise TypeError('dump returned the content instead of writing it')
         # A relative path would mean another file now.
         if not os.path.isabs(target) and _identity(os.curdir) != self._folder_id:
-            raise OSError('the working folder has changed during dump')
+            raise OSError('the working folder has changed, and its path is unknown')
 
     def _load(self, default: Any) -> Any:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -330,3 +331,23 @@ def test_a_folder_that_may_not_be_entered_is_an_error_at_open_and_at_commit(
             in_child(action, uid=USER)
     (folder / 'closed').chmod(0o700)
     assert names(folder / 'closed') == []
+
+
+@posix
+def test_a_relative_path_works_in_a_folder_whose_path_cannot_be_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> str:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    for name in 'here', 'there':
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / 'here')
+    with monkeypatch.context() as patch:
+        patch.setattr(os, 'getcwd', refuse)
+        store = atomic_store.open('state.json', 'new')
+        store.commit()
+        assert atomic_store.open('state.json').value == 'new'
+        os.chdir(tmp_path / 'there')
+        with left_alone(tmp_path), pytest.raises(OSError, match='has changed'):
+            store.commit()
