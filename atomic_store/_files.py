@@ -175,11 +175,9 @@ def is_known(kind: str, identity: int) -> bool:
     try:
         with open_file(f'/proc/self/{kind}_map', 'rb') as file:
             return sum(int(line.split()[2]) for line in file) >= 2**32 - 1
-    except FileNotFoundError:
+    except (OSError, ValueError, IndexError) as error:
         # The kernel has no user namespaces, or there is no /proc, so nobody can tell.
-        return os.path.exists('/proc/self')
-    except (OSError, ValueError, IndexError):
-        return False
+        return isinstance(error, FileNotFoundError) and os.path.exists('/proc/self')
 
 
 @functools.cache

@@ -34,9 +34,8 @@ _O_TMPFILE: int | None = getattr(os, 'O_TMPFILE', None) if _CAN_LINK else None
 _DESCRIPTORS = '/proc/thread-self/fd'
 
 # This can be opened anywhere, even in a chroot without /dev/null, but not written to.
-_PLACEHOLDER = os.devnull, os.O_RDONLY
-if hasattr(os, 'O_PATH'):
-    _PLACEHOLDER = '/', os.O_PATH
+_O_PATH: int | None = getattr(os, 'O_PATH', None)
+_PLACEHOLDER = ('/', _O_PATH) if _O_PATH else (os.devnull, os.O_RDONLY)
 
 # The second one is for where a leading dot is refused, as by Samba's `veto files`. The
 # third is for where names must be short, as on minix, or paths, as on Windows.
@@ -117,8 +116,10 @@ class _Replacement(AtomicWriter):
         return False
 
     def _create_named(self) -> None:
-        names = _TEMPORARY_NAMES * 2
-        for tries, name in enumerate(names, 1):
+        tries = 0
+        while True:
+            tries += 1
+            name = _TEMPORARY_NAMES[(tries - 1) % len(_TEMPORARY_NAMES)]
             self.temporary = self._new_path(name)
             try:
                 self._create(self.temporary, os.O_CREAT | os.O_EXCL)
@@ -128,7 +129,7 @@ class _Replacement(AtomicWriter):
                     with suppress(OSError):
                         os.unlink(self.temporary)
                 self.temporary = None
-                if tries == len(names):
+                if tries == 2 * len(_TEMPORARY_NAMES):
                     error.filename = self._folder
                     raise
 
@@ -283,10 +284,11 @@ class _Replacement(AtomicWriter):
 
 
 def _fsync(descriptor: int) -> None:
-    with suppress(Exception):
-        # On macOS, fsync() leaves the content in the disk's cache (fsync(2) there).
-        import fcntl  # not on Windows
+    if sys.platform == 'darwin':
+        with suppress(Exception):
+            # There, fsync() leaves the content in the disk's cache (fsync(2)).
+            import fcntl
 
-        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)  # type: ignore[attr-defined]
-        return
+            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+            return
     os.fsync(descriptor)

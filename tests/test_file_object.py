@@ -413,3 +413,15 @@ def test_a_format_may_start_again_after_an_error_in_writing(
 
     atomic_store.open(tmp_path / 'state', b'short', FailsOnce).commit()
     assert (tmp_path / 'state').read_bytes() == b'short'
+
+
+def test_a_format_may_detach_the_file_and_return_what_it_has_written(
+    tmp_path: Path,
+) -> None:
+    class Detaches(atomic_store.AbstractFormatFile):
+        def dump(self, value: str, file: Any) -> str:
+            file.detach().write(value.encode())
+            return value
+
+    atomic_store.open(tmp_path / 'state', 'text', Detaches, is_binary=False).commit()
+    assert (tmp_path / 'state').read_text() == 'text'

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from support import linux
+from support import left_alone, linux
 
 import atomic_store
 
@@ -314,3 +314,18 @@ def test_an_encoder_class_gets_what_json_dumps_gives_it(tmp_path: Path) -> None:
     store.dump_kwargs = {'cls': Encoder}
     store.commit()
     assert (tmp_path / 'state').read_text() == json.dumps(store.value, cls=Encoder)
+
+
+def test_objects_are_not_asked_again_where_memory_runs_out(tmp_path: Path) -> None:
+    """What gives its content only once, such as an iterator, would be empty by then."""
+    asked: list[object] = []
+
+    def default(value: object) -> object:
+        asked.append(value)
+        raise MemoryError
+
+    store = atomic_store.open(tmp_path / 'state', iter([1]))
+    store.dump_kwargs = {'default': default}
+    with left_alone(tmp_path), pytest.raises(MemoryError):
+        store.commit()
+    assert len(asked) == 1
