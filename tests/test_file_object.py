@@ -404,9 +404,11 @@ def test_a_format_may_start_again_after_an_error_in_writing(
 
             soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
             resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
-            with pytest.raises(OSError, match='large'):
-                file.write(bytes(100_000))
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            try:
+                with pytest.raises(OSError, match='large'):
+                    file.write(bytes(1_000_000))  # more than a buffer holds
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
             file.seek(0)
             file.truncate()
             file.write(value)

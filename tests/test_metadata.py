@@ -233,6 +233,24 @@ def test_permissions_of_a_file_removed_during_a_commit_are_kept(folder: Path) ->
     assert the_file(folder) == File(0o644)
 
 
+def test_a_file_that_cannot_be_looked_at_again_keeps_its_permissions(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = store_on(folder, File(0o644))
+
+    def dump(value: str, file: Any) -> None:
+        file.write(value)
+        monkeypatch.setattr(os, 'lstat', fail)
+
+    def fail(path: str) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+
+    store.format = SimpleNamespace(dump=dump, load=None)
+    store.commit()
+    monkeypatch.undo()
+    assert the_file(folder) == File(0o644)
+
+
 @root
 @pytest.mark.parametrize(
     ('file', 'calls'),
