@@ -90,11 +90,9 @@ class Output:
 
     def flush(self) -> None:
         """Write what is still in memory, and raise any earlier error in writing."""
-        # A format may have detached a layer, which flushes it.
-        if getattr(self.file, 'buffer', None) is not None:
-            self.file.flush()
-        if getattr(self._buffer, 'raw', self._buffer) is not None:
-            self._buffer.flush()
+        for file in self.file, self._buffer:
+            if not _is_detached(file):
+                file.flush()
         if self._error:
             raise OSError(self._error, os.strerror(self._error))
 
@@ -107,6 +105,14 @@ class Output:
             self._raw.close()  # this flushes nothing, and closes no descriptor
             vars(self._raw).clear()
         vars(self._buffer).pop('close', None)
+
+
+def _is_detached(file: Any) -> bool:
+    """Whether a format has detached this layer, which flushes it."""
+    try:
+        return file.closed is None
+    except ValueError:
+        return True
 
 
 def find(path: str) -> tuple[str, os.stat_result | None]:
