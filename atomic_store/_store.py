@@ -69,6 +69,11 @@ def open(
     ignore_inner_exits : bool, optional
         Whether only the outermost of nested ``with`` blocks commits.
 
+    Returns
+    -------
+    AtomicStore
+        The store. Its value is `AtomicStore.value`.
+
     Raises
     ------
     TypeError
