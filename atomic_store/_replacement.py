@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -186,11 +185,9 @@ class _Replacement(AtomicWriter):
         source = self._descriptors[-1]
         self._create_named()
         os.lseek(source, 0, os.SEEK_SET)
-        with (
-            _files.open_file(source, 'rb', closefd=False) as original,
-            _files.open_file(self._descriptors[-1], 'wb', closefd=False) as copy,
-        ):
-            shutil.copyfileobj(original, copy)
+        while part := os.read(source, 1 << 20):
+            while part:
+                part = part[os.write(self._descriptors[-1], part) :]
         self.keep_metadata()
         with suppress(OSError):
             _files.close(self._descriptors, 0)
