@@ -103,7 +103,8 @@ class Output:
         """
         if self._raw is not None:
             self._raw.close()  # this flushes nothing, and closes no descriptor
-            vars(self._raw).clear()
+            for name in 'write', 'truncate':  # and not the rest: it has the file's name
+                vars(self._raw).pop(name, None)
         vars(self._buffer).pop('close', None)
 
 

@@ -164,7 +164,7 @@ class _Replacement(AtomicWriter):
     def _link(self) -> bool:
         file, is_linked = self._descriptors[-1], False
         self.temporary = self._new_path(_TEMPORARY_NAMES[0])
-        with suppress(Exception):  # of any type: Android has no os.link()
+        with suppress(Exception):  # whatever the error is: the file can be copied
             # With any src_dir_fd, os.link() calls linkat(2), and so follows the link.
             source = f'{_DESCRIPTORS}/{file}'
             os.link(source, self.temporary, src_dir_fd=file, follow_symlinks=True)

@@ -427,3 +427,19 @@ def test_a_format_may_detach_the_file_and_return_what_it_has_written(
 
     atomic_store.open(tmp_path / 'state', 'text', Detaches, is_binary=False).commit()
     assert (tmp_path / 'state').read_text() == 'text'
+
+
+@pytest.mark.parametrize('is_binary', [False, True])
+def test_what_a_format_keeps_of_its_file_still_has_its_name(
+    tmp_path: Path, is_binary: bool
+) -> None:
+    kept: list[Any] = []
+    names_before: list[object] = []
+
+    class Keeps(atomic_store.AbstractFormatFile):
+        def dump(self, value: None, file: Any) -> None:
+            kept.append(file)
+            names_before.append(file.name)
+
+    atomic_store.open(tmp_path / 'state', None, Keeps, is_binary=is_binary).commit()
+    assert [file.name for file in kept] == names_before
