@@ -43,18 +43,24 @@ def open_to_read(path: str, is_binary: bool) -> IO[Any] | None:
     """Open the file at `path` to load a value, or return None if there is none."""
     options: dict[str, Any] = {'mode': 'rb'} if is_binary else TEXT
 
-    def open_when_free() -> IO[Any]:
-        return _windows.wait_while_in_use(
-            lambda: open_file(path, **options),
-            lambda: 'it is a folder' if os.path.isdir(path) else None,
-        )
+    def open_now() -> IO[Any]:
+        file: IO[Any] = open_file(path, **options)
+        return file
+
+    def why_in_vain() -> str | None:
+        return 'it is a folder' if os.path.isdir(path) else None
 
     try:
-        return open_when_free()
-    except FileNotFoundError:
-        pass
+        return open_now()
+    except OSError as error:
+        if not isinstance(error, FileNotFoundError) and not _windows.is_in_use(error):
+            raise
+
     # Only for links: realpath() finds `missing/../file`, but the system does not.
     target = os.path.realpath(path) if os.path.islink(path) else path
+    open_when_free = functools.partial(
+        _windows.wait_while_in_use, open_now, why_in_vain
+    )
     file = _look(open_when_free, target)
     if file is None:
         _windows.refuse_a_path_through_a_file(path)
