@@ -25,7 +25,7 @@ _T = TypeVar('_T')
 
 # A `__del__` may use a store while the program shuts down. By then, `open` is no longer
 # in the builtins.
-open_file = io.open
+open_file: Callable[..., IO[Any]] = io.open
 
 # Text is UTF-8 everywhere. With newline='\n', no line ending is translated when reading
 # or writing, and only '\n' ends a line (library/functions, open).
@@ -42,25 +42,20 @@ _PAUSE = 0.001
 def open_to_read(path: str, is_binary: bool) -> IO[Any] | None:
     """Open the file at `path` to load a value, or return None if there is none."""
     options: dict[str, Any] = {'mode': 'rb'} if is_binary else TEXT
-
-    def open_now() -> IO[Any]:
-        file: IO[Any] = open_file(path, **options)
-        return file
-
-    def why_in_vain() -> str | None:
-        return 'it is a folder' if os.path.isdir(path) else None
-
     try:
-        return open_now()
+        return open_file(path, **options)
     except OSError as error:
         if not isinstance(error, FileNotFoundError) and not _windows.is_in_use(error):
             raise
 
+    def open_when_free() -> IO[Any]:
+        return _windows.wait_while_in_use(
+            functools.partial(open_file, path, **options),
+            lambda: 'it is a folder' if os.path.isdir(path) else None,
+        )
+
     # Only for links: realpath() finds `missing/../file`, but the system does not.
     target = os.path.realpath(path) if os.path.islink(path) else path
-    open_when_free = functools.partial(
-        _windows.wait_while_in_use, open_now, why_in_vain
-    )
     file = _look(open_when_free, target)
     if file is None:
         _windows.refuse_a_path_through_a_file(path)
@@ -72,7 +67,7 @@ class Output:
 
     def __init__(self, descriptor: int, is_binary: bool) -> None:
         options: Any = {'mode': 'wb'} if is_binary else {**TEXT, 'mode': 'w'}
-        self.file: IO[Any] = open_file(descriptor, closefd=False, **options)
+        self.file = open_file(descriptor, closefd=False, **options)
         self._buffer: Any = getattr(self.file, 'buffer', self.file)
         self._raw: Any = getattr(self._buffer, 'raw', None)
         self._error = 0  # the number of the last error in writing
@@ -129,7 +124,11 @@ def find(path: str) -> tuple[str, os.stat_result | None]:
         # What was found must be what the kernel opens. It is not if the last link is in
         # /proc/PID/fd and means a deleted file or one of another mount namespace
         # (proc(5)), or if another program has just replaced the file. Look again.
-        found = status if target is path else _status_through_links(path)
+        found = status
+        if target is not path:
+            with suppress(FileNotFoundError):
+                found = None
+                found = os.stat(path)
         if found is status or (found and status and os.path.samestat(found, status)):
             break
     else:
@@ -138,12 +137,6 @@ def find(path: str) -> tuple[str, os.stat_result | None]:
     if status is None:
         _windows.refuse_a_path_through_a_file(target)
     return target, status
-
-
-def _status_through_links(path: str) -> os.stat_result | None:
-    with suppress(FileNotFoundError):
-        return os.stat(path)
-    return None
 
 
 def _follow(path: str) -> tuple[str, os.stat_result | None]:

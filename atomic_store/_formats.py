@@ -128,8 +128,7 @@ class WrapBinaryFormat(AbstractFormatFile):
 
     Examples
     --------
-    >>> import io, pickle
-    >>> import atomic_store
+    >>> import atomic_store, io, pickle
     >>> file_format = atomic_store.WrapBinaryFormat(pickle)
     >>> file_format.load(io.BytesIO(pickle.dumps('value')))
     'value'

@@ -220,12 +220,8 @@ class _Replacement(AtomicWriter):
         # FAT has no unnamed files. There, until a second sync, the name leads to the old
         # file's blocks, which are free now. exFAT needs none. It would rewrite the
         # name's entry. If that spans two sectors, a power cut may lose the file.
-        is_linux = sys.platform == 'linux'
-        if (
-            self._was_named
-            and is_linux
-            and not _files.is_on_exfat(self._path, self._descriptors)
-        ):
+        is_like_fat = self._was_named and sys.platform == 'linux'
+        if is_like_fat and not _files.is_on_exfat(self._path, self._descriptors):
             self._sync_again(self._path, os.O_NOFOLLOW | os.O_NONBLOCK)
         self._sync_again(self._folder, os.O_DIRECTORY)
 

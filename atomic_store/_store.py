@@ -115,14 +115,21 @@ class AtomicStore(Generic[_Value]):
 
     A ``with`` block commits when it ends, even if the value has not changed. If an
     exception ends it, nothing is committed, and the exception propagates: Ctrl-C, a
-    cancelled task, ``sys.exit(1)``, a generator that is closed early. Only a
-    `SystemExit` whose code is ``None`` or ``0`` commits. Each of several nested blocks
-    commits, or, with `ignore_inner_exits`, only the outermost. An inner block that
-    fails skips only its own commit.
+    cancelled task, ``sys.exit(1)``, a generator that is closed early. The value keeps
+    its changes. Only a `SystemExit` whose code is ``None`` or ``0`` commits. Each of
+    several nested blocks commits, or, with `ignore_inner_exits`, only the outermost. An
+    inner block that fails skips only its own commit.
 
     There is no lock. If two stores have the same path, each commit is whole, and the
     later one wins. Use a store in one thread at a time. Type checkers see the value as
     `Any`, unless you declare ``store: AtomicStore[Settings]``. This converts nothing.
+
+    Attributes
+    ----------
+    value : object
+        The value. Change it, or assign another one, before the next commit.
+    level : int
+        How many ``with`` blocks are open.
 
     Examples
     --------
@@ -175,9 +182,7 @@ class AtomicStore(Generic[_Value]):
                 self._folder = os.path.abspath(drive)
             except OSError as error:
                 if not os.stat(os.curdir).st_nlink:
-                    error.add_note(
-                        f'{path!r} is relative to a folder that no longer exists'
-                    )
+                    _notes.add(error, f'{path!r} is relative to a deleted folder')
                     raise
                 self._folder = ''  # it has no path, or may not be asked for it
             self._absolute = os.path.join(self._folder, self._relative)
