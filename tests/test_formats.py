@@ -361,16 +361,13 @@ def test_tools_that_freeze_programs_see_that_bson_may_be_imported() -> None:
     assert 'bson' in {alias.name for node in statements for alias in node.names}
 
 
-def test_importing_the_package_imports_no_format_but_the_standard_librarys(
-    tmp_path: Path,
-) -> None:
+def test_importing_the_package_imports_no_format_but_the_standard_librarys() -> None:
     program = (
         'import sys; before = set(sys.modules); import atomic_store;'
         'print(*{name.partition(".")[0] for name in set(sys.modules) - before})'
     )
     done = subprocess.run(
-        [sys.executable, '-c', program],
-        cwd=tmp_path,
+        [sys.executable, '-P', '-c', program],
         stdout=subprocess.PIPE,
         text=True,
         check=True,

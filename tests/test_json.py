@@ -240,12 +240,18 @@ def text_values() -> dict[str, Any]:
 def test_json_is_the_same_where_memory_for_the_whole_text_is_lacking(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kwargs: dict[str, Any]
 ) -> None:
-    def lack_memory(*args: object, **kwargs: object) -> str:
-        raise MemoryError
+    encode = json.JSONEncoder.iterencode
+
+    def encode_in_pieces(
+        self: json.JSONEncoder, value: Any, _one_shot: bool = False
+    ) -> Iterator[str]:
+        if _one_shot:  # as json.dumps() does
+            raise MemoryError
+        return encode(self, value)
 
     text = json.dumps(text_values(), **kwargs)
     store = atomic_store.open(tmp_path / 'state', text_values(), dump_kwargs=kwargs)
-    monkeypatch.setattr(json, 'dumps', lack_memory)
+    monkeypatch.setattr(json.JSONEncoder, 'iterencode', encode_in_pieces)
     store.commit()
     assert (tmp_path / 'state').read_bytes() == text.encode()
 
@@ -293,7 +299,7 @@ def test_a_value_is_written_where_its_text_does_not_fit_in_memory(
     tmp_path: Path,
 ) -> None:
     path = str(tmp_path / 'state')
-    program = [sys.executable, '-c', MEMORY_FOR_HALF_THE_TEXT, path]
+    program = [sys.executable, '-P', '-c', MEMORY_FOR_HALF_THE_TEXT, path]
     subprocess.run(program, check=True)
     assert (tmp_path / 'state').stat().st_size > 35_000_000
     assert (tmp_path / 'state').read_bytes().endswith(b'}}, "the end"]')

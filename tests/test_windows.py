@@ -455,7 +455,7 @@ def test_writers_without_pause_and_readers_all_succeed(
 
     def start(code: str) -> subprocess.Popen[str]:
         return start_process(
-            [sys.executable, '-c', code, path, stop, str(pause)],
+            [sys.executable, '-P', '-c', code, path, stop, str(pause)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
