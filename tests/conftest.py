@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import tempfile
 from collections.abc import Iterator
@@ -58,6 +59,22 @@ def folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as name:
         os.chmod(name, 0o777)
         yield Path(os.path.realpath(name))
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A folder in memory, because thousands of commits would take long on a disk."""
+    with tempfile.TemporaryDirectory(dir='/dev/shm') as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+@pytest.fixture
+def quick_collections() -> Iterator[None]:
+    """Make gc.collect() ignore everything older than the test."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(

@@ -9,10 +9,9 @@ import itertools
 import json
 import os
 import sys
-import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, SimpleNamespace
 from typing import Any
@@ -135,22 +134,7 @@ def interrupt(
     return None, None
 
 
-@pytest.fixture
-def memory() -> Iterator[Path]:
-    """A folder in memory, because thousands of commits would take long on a disk."""
-    with tempfile.TemporaryDirectory(dir='/dev/shm') as name:
-        yield Path(name)
-
-
-@pytest.fixture
-def _quick_collections() -> Iterator[None]:
-    """Make gc.collect() ignore everything older than the test."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
-@pytest.mark.usefixtures('_quick_collections', 'temporary_file')
+@pytest.mark.usefixtures('quick_collections', 'temporary_file')
 @pytest.mark.parametrize(
     ('act', 'format'),
     [

@@ -26,7 +26,7 @@ import atomic_store
 
 
 @pytest.fixture(autouse=True)
-def without_collections() -> Iterator[None]:
+def without_collections(quick_collections: None) -> Iterator[None]:
     gc.disable()
     yield
     gc.enable()
