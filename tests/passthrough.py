@@ -38,8 +38,9 @@ def operation(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def refusable(self: Passthrough, path: str, *details: Any) -> Any:
         asked = ' '.join(map(str, (method.__name__, path, *details)))
-        with open(self.log, 'a') as log:
-            log.write(f'{asked}\n')
+        if self.is_logging.value:
+            with open(self.log, 'a') as log:
+                log.write(f'{asked}\n')
         if self.left.value and re.match(self.pattern.value.decode(), asked):
             self.left.value -= 1
             self.refused.value += 1
@@ -60,6 +61,7 @@ class Passthrough:
         # In memory shared with the tests.
         self.pattern, self.error = RawArray('c', 100), RawValue('i')
         self.left, self.refused = RawValue('i'), RawValue('i')
+        self.is_logging = RawValue('i')
 
     @contextmanager
     def refusing(self, pattern: str, error: int, times: int = 10**6) -> Iterator[None]:
