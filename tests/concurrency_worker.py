@@ -1,7 +1,7 @@
 """A process of test_concurrency, to kill: `python concurrency_worker.py WORK PATH MARK`.
 
-After each read or commit, it writes its mark (a byte) to standard output. If it fails,
-it writes `!`.
+After each read or commit, it writes its mark (a byte) to its output. If it fails, it
+writes `!`.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ def read_whole(path: str | os.PathLike[str]) -> None:
     assert value == value_of(value[0])
 
 
-def main(work: str, path: str, mark: bytes) -> None:
-    store = atomic_store.open(path)
-    while True:
-        if work == 'read':
-            read_whole(path)
-        else:
-            store.value = value_of(random.randrange(10**6))
-            store.commit()
-        os.write(1, mark)
+def work(kind: str, path: str | os.PathLike[str], mark: str, output: int) -> None:
+    try:
+        store = atomic_store.open(path)
+        while True:
+            if kind == 'read':
+                read_whole(path)
+            else:
+                store.value = value_of(random.randrange(10**6))
+                store.commit()
+            os.write(output, mark.encode())
+    finally:
+        os.write(output, b'!')
 
 
 if __name__ == '__main__':
-    try:
-        main(sys.argv[1], sys.argv[2], sys.argv[3].encode())
-    finally:
-        os.write(1, b'!')
+    work(sys.argv[1], sys.argv[2], sys.argv[3], 1)
