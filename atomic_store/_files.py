@@ -36,7 +36,6 @@ _MOST_NAMES = 5000  # on a network, each name takes time
 _MOST_LOOKS = 1000  # the limit if a test has stopped the clock
 _LOOKS = 3
 _SECOND = 1.0
-_PAUSE = 0.001
 
 
 def open_to_read(path: str, is_binary: bool) -> IO[Any] | None:
@@ -98,10 +97,7 @@ class Output:
             raise OSError(self._error, os.strerror(self._error))
 
     def disarm(self) -> None:
-        """Stop what a format has kept of the file from writing to another one.
-
-        The next file that is opened may get the same descriptor.
-        """
+        """Stop what a format kept from writing to the next file of this descriptor."""
         if self._raw is not None:
             self._raw.close()  # this flushes nothing, and closes no descriptor
             for name in 'write', 'truncate':  # and not the rest: it has the file's name
@@ -130,13 +126,11 @@ def find(path: str) -> tuple[str, os.stat_result | None]:
                 found = None
                 found = os.stat(path)
         if found is status or (found and status and os.path.samestat(found, status)):
-            break
-    else:
-        reason = 'What the link leads to is not at this path'
-        raise FileNotFoundError(errno.ENOENT, reason, target)
-    if status is None:
-        _windows.refuse_a_path_through_a_file(target)
-    return target, status
+            if status is None:
+                _windows.refuse_a_path_through_a_file(target)
+            return target, status
+    reason = 'What the link leads to is not at this path'
+    raise FileNotFoundError(errno.ENOENT, reason, target)
 
 
 def _follow(path: str) -> tuple[str, os.stat_result | None]:
@@ -196,15 +190,12 @@ def _overflow_id(kind: str) -> int:
 
 
 def open_into(descriptors: list[int], path: str, flags: int, mode: int = 0) -> None:
-    """Open a file and append its descriptor to the list.
-
-    This takes a single call, so that no interrupt can come between the two.
-    """
+    """Open a file and list its descriptor, in one call: no interrupt comes between."""
     descriptors.extend(map(os.open, [path], [flags], [mode]))
 
 
 def close(descriptors: list[int], index: int = -1) -> None:
-    """Take a descriptor off the list and close it, also in a single call."""
+    """Take a descriptor off the list and close it, also in one call."""
     next(map(os.close, map(descriptors.pop, [index])))
 
 
@@ -254,7 +245,7 @@ def _look(action: Callable[[], _T], path: str) -> _T | None:
             return None
         if time.monotonic() > end:
             break
-        time.sleep(_PAUSE)
+        time.sleep(0.001)
     return action()
 
 
@@ -284,9 +275,6 @@ def is_on_exfat(path: str, descriptors: list[int]) -> bool:
 
 
 def _is_listed(folder: str, name: str) -> bool:
-    try:
-        with os.scandir(folder) as entries:
-            names = (entry.name for entry in itertools.islice(entries, _MOST_NAMES))
-            return name in names
-    except OSError:
-        return False
+    with suppress(OSError), os.scandir(folder) as entries:
+        return name in (entry.name for entry in itertools.islice(entries, _MOST_NAMES))
+    return False

@@ -212,10 +212,6 @@ def _what_is_missing(format: Any) -> str:
 
 
 def _named_format(name: str) -> Any:
-    if name == 'json':
-        return json
-    if name == 'pickle':
-        return pickle
     if name == 'bson':
         try:
             import bson  # a statement, so that PyInstaller and others see it
@@ -225,7 +221,8 @@ def _named_format(name: str) -> Any:
         if _has(bson, 'dumps', 'loads') or _has(bson, 'encode', 'decode'):
             return bson
         raise ValueError(_NO_BSON)
-    return name  # a str is not a format: find_format() raises the error
+    # Any other name stays a str, which is not a format.
+    return {'json': json, 'pickle': pickle}.get(name, name)
 
 
 class _Json(AbstractFormatFile):

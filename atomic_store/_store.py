@@ -1,12 +1,10 @@
-"""The store: a value and its file. Only this module knows both formats and files.
-
-Errors pass through it unchanged, except for notes.
-"""
+"""The store: a value and its file. Only this module knows both formats and files."""
 
 from __future__ import annotations
 
 import functools
 import os
+from contextlib import suppress
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Generic, Self
 
@@ -94,15 +92,11 @@ def open(
     >>> atomic_store.open('state.json').value
     {'theme': 'dark'}
     """
-    file_format, wants_binary = find_format(format)
+    found, wants_binary = find_format(format)
+    if is_binary is None:
+        is_binary = wants_binary
     return AtomicStore(
-        path,
-        default,
-        file_format,
-        wants_binary if is_binary is None else is_binary,
-        load_kwargs,
-        dump_kwargs,
-        ignore_inner_exits,
+        path, default, found, is_binary, load_kwargs, dump_kwargs, ignore_inner_exits
     )
 
 
@@ -111,7 +105,8 @@ class AtomicStore(Generic[_Value]):
 
     The parameters are those of `open`, but `format` is an object with `dump` and
     `load`, and `is_binary` is a bool. All except `default` are also attributes. If you
-    assign to one, the next commit uses it.
+    assign to one, the next commit uses it. Two more are `value`, the value, and `level`,
+    the number of ``with`` blocks that are open.
 
     A ``with`` block commits when it ends, even if the value has not changed. If an
     exception ends it, nothing is committed, and the exception propagates: Ctrl-C, a
@@ -123,13 +118,6 @@ class AtomicStore(Generic[_Value]):
     There is no lock. If two stores have the same path, each commit is whole, and the
     later one wins. Use a store in one thread at a time. Type checkers see the value as
     `Any`, unless you declare ``store: AtomicStore[Settings]``. This converts nothing.
-
-    Attributes
-    ----------
-    value : object
-        The value. Change it, or assign another one, before the next commit.
-    level : int
-        How many ``with`` blocks are open.
 
     Examples
     --------
@@ -236,10 +224,9 @@ class AtomicStore(Generic[_Value]):
         Exception
             Whatever the format raises for a value that it cannot write.
 
-        The notes of an error name the file, and may say what to do. The file then holds
-        the old value, with nothing left beside it, unless a note says otherwise: the
-        file already holds the new value, the temporary file stays, or the old file is
-        gone and the temporary file holds the new value.
+        Notes name the file, and may say what to do. The file then holds the old value,
+        with nothing left beside it, unless a note says otherwise: the file already holds
+        the new value, the temporary file stays, or it alone holds the new value.
 
         After Ctrl-C, the file holds the old value or the new one. Do not commit in a
         signal handler that returns: if it interrupts a commit, that one finishes later
@@ -280,16 +267,14 @@ class AtomicStore(Generic[_Value]):
 
 def _identity(folder: str) -> tuple[int, int] | None:
     """Return what identifies a folder, or None if it cannot be reached."""
-    try:
+    with suppress(OSError):
         status = os.stat(folder)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
+        return status.st_dev, status.st_ino
+    return None
 
 
 def _is_empty(file: IO[Any]) -> bool:
-    try:
+    with suppress(ValueError):  # if the format has detached the file
         file.flush()
         return os.fstat(file.fileno()).st_size == 0
-    except ValueError:  # the format has detached the file
-        return False
+    return False
