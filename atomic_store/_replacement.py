@@ -109,8 +109,9 @@ class _Replacement(AtomicWriter):
         return False
 
     def _create_named(self) -> None:
-        for name in _TEMPORARY_NAMES:
-            self.temporary = self._new_path(name)
+        names = list(_TEMPORARY_NAMES)
+        while True:
+            self.temporary = self._new_path(names.pop(0))
             try:
                 return self._create(self.temporary, os.O_CREAT | os.O_EXCL)
             except OSError as error:
@@ -118,7 +119,7 @@ class _Replacement(AtomicWriter):
                     with suppress(OSError):
                         os.unlink(self.temporary)
                 self.temporary = None
-                if name is _TEMPORARY_NAMES[-1]:
+                if not names:
                     error.filename = self._folder
                     raise
 
