@@ -15,10 +15,8 @@ import re
 import stat
 import struct
 import sys
-import traceback
 from collections.abc import Iterator
 from contextlib import suppress
-from types import FrameType
 from typing import Any
 
 _Notes = Iterator[str]
@@ -90,9 +88,11 @@ def _missing_arguments(error: Exception, function: str = '') -> list[str]:
     return re.findall(r"'(\w+)'", str(error)) if lacks_any else []
 
 
-def _last_frame(error: Exception) -> FrameType:
-    *_, (frame, _line) = traceback.walk_tb(error.__traceback__)
-    return frame
+def _last_frame(error: Exception) -> Any:
+    trace: Any = error.__traceback__
+    while trace.tb_next:
+        trace = trace.tb_next
+    return trace.tb_frame
 
 
 def _on_format(error: Exception, stage: str, path: str, store: Any) -> _Notes:
