@@ -275,6 +275,9 @@ def is_on_exfat(path: str, descriptors: list[int]) -> bool:
 
 
 def _is_listed(folder: str, name: str) -> bool:
-    with suppress(OSError), os.scandir(folder) as entries:
-        return name in (entry.name for entry in itertools.islice(entries, _MOST_NAMES))
-    return False
+    try:
+        with os.scandir(folder) as entries:
+            names = (entry.name for entry in itertools.islice(entries, _MOST_NAMES))
+            return name in names
+    except OSError:
+        return False
