@@ -41,11 +41,6 @@ _SECOND = 1.0
 def open_to_read(path: str, is_binary: bool) -> IO[Any] | None:
     """Open the file at `path` to load a value, or return None if there is none."""
     options: dict[str, Any] = {'mode': 'rb'} if is_binary else TEXT
-    try:
-        return open_file(path, **options)
-    except OSError as error:
-        if not isinstance(error, FileNotFoundError) and not _windows.is_in_use(error):
-            raise
 
     def open_when_free() -> IO[Any]:
         return _windows.wait_while_in_use(
@@ -53,6 +48,12 @@ def open_to_read(path: str, is_binary: bool) -> IO[Any] | None:
             lambda: 'it is a folder' if os.path.isdir(path) else None,
         )
 
+    # The look below comes after the wait: another program may be replacing the file,
+    # so that it is first in use, and then missing for a moment.
+    try:
+        return open_when_free()
+    except FileNotFoundError:
+        pass
     # Only for links: realpath() finds `missing/../file`, but the system does not.
     target = os.path.realpath(path) if os.path.islink(path) else path
     file = _look(open_when_free, target)
@@ -120,17 +121,19 @@ def find(path: str) -> tuple[str, os.stat_result | None]:
         # What was found must be what the kernel opens. It is not if the last link is in
         # /proc/PID/fd and means a deleted file or one of another mount namespace
         # (proc(5)), or if another program has just replaced the file. Look again.
-        found = status
-        if target is not path:
-            with suppress(FileNotFoundError):
-                found = None
-                found = os.stat(path)
+        found = status if target is path else _status_through_links(path)
         if found is status or (found and status and os.path.samestat(found, status)):
             if status is None:
                 _windows.refuse_a_path_through_a_file(target)
             return target, status
     reason = 'What the link leads to is not at this path'
     raise FileNotFoundError(errno.ENOENT, reason, target)
+
+
+def _status_through_links(path: str) -> os.stat_result | None:
+    with suppress(FileNotFoundError):
+        return os.stat(path)
+    return None
 
 
 def _follow(path: str) -> tuple[str, os.stat_result | None]:
