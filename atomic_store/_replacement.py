@@ -32,6 +32,10 @@ _O_TMPFILE: int | None = getattr(os, 'O_TMPFILE', None) if _CAN_LINK else None
 # Not /proc/self: a thread may have descriptors of its own (unshare(2), CLONE_FILES).
 _DESCRIPTORS = '/proc/thread-self/fd'
 
+# This can be opened anywhere, even in a chroot without /dev/null, but not written to.
+_O_PATH: int | None = getattr(os, 'O_PATH', None)
+_PLACEHOLDER = ('/', _O_PATH) if _O_PATH else (os.devnull, os.O_RDONLY)
+
 # The second one is for where a leading dot is refused, as by Samba's `veto files`. The
 # third is for where names must be short, as on minix, or paths, as on Windows.
 _TEMPORARY_NAMES = ('.atomic_store-{}.tmp', '{}-atomic_store.tmp', '{:.8}')
@@ -73,17 +77,19 @@ class _Replacement(AtomicWriter):
 
     _path: str  # AtomicWriter's
     _output: _files.Output | None = None
+    _links = 0  # of the old file
     _is_renaming = _is_over = False
     temporary: str | None = None  # its name, if it has one and is ours to remove
 
     def __init__(self, path: str) -> None:
-        target, self._status = _files.find(path)
+        target, status = _files.find(path)
         super().__init__(target, 'wb')
         self._folder = os.path.dirname(target) or os.curdir
         self._old: _metadata.Metadata | None = None
-        if self._status is not None:
-            _files.refuse_unless_regular(target, self._status)
-            self._old = _metadata.of_status(self._status)
+        if status is not None:
+            _files.refuse_unless_regular(target, status)
+            self._old = _metadata.of_status(status)
+            self._links = status.st_nlink
         self._process = os.getpid()
         # No file object owns these: an interrupt could come before it does.
         self._descriptors: list[int] = []
@@ -109,17 +115,20 @@ class _Replacement(AtomicWriter):
         return False
 
     def _create_named(self) -> None:
-        names = list(_TEMPORARY_NAMES)
+        tries = 0
         while True:
-            self.temporary = self._new_path(names.pop(0))
+            tries += 1
+            name = _TEMPORARY_NAMES[(tries - 1) % len(_TEMPORARY_NAMES)]
+            self.temporary = self._new_path(name)
             try:
-                return self._create(self.temporary, os.O_CREAT | os.O_EXCL)
+                self._create(self.temporary, os.O_CREAT | os.O_EXCL)
+                return
             except OSError as error:
                 if not isinstance(error, FileExistsError):  # which is not ours
                     with suppress(OSError):
                         os.unlink(self.temporary)
                 self.temporary = None
-                if not names:
+                if tries == 2 * len(_TEMPORARY_NAMES):
                     error.filename = self._folder
                     raise
 
@@ -129,17 +138,16 @@ class _Replacement(AtomicWriter):
     def _create(self, path: str, flags: int) -> None:
         # A new file is created as by open(). Otherwise, nobody else may open it yet.
         mode = 0o666 if self._old is None else 0o600
-        first = len(self._descriptors)
-        _files.open_into(self._descriptors, path, flags | os.O_RDWR, mode)
-        if self._descriptors[-1] < 3:
-            # It has the number of a standard stream that is closed. Move it, and drop
-            # what the program has printed in the meantime.
-            while self._descriptors[-1] < 3:
-                self._descriptors.extend(map(os.dup, self._descriptors[-1:]))
-            while len(self._descriptors) > first + 1:
-                _files.close(self._descriptors, first)
-            os.lseek(self._descriptors[-1], 0, os.SEEK_SET)
-            os.ftruncate(self._descriptors[-1], 0)
+        held: list[int] = []
+        try:
+            # Take no number of a standard stream that is closed: the program may print.
+            with suppress(Exception):
+                while not held or held[-1] < 3:
+                    _files.open_into(held, *_PLACEHOLDER)
+                _files.close(held)
+            _files.open_into(self._descriptors, path, flags | os.O_RDWR, mode)
+        finally:
+            _files.close_all(held)
 
     def keep_metadata(self) -> None:
         # Look again: the old file may have changed during a long write.
@@ -208,19 +216,22 @@ class _Replacement(AtomicWriter):
         On SMB before Linux 6.17, it does so while another program has the file open.
         """
         with suppress(OSError):
-            if self._is_renaming and self._status and self.temporary:
-                os.lstat(self.temporary)
+            if (
+                self._is_renaming
+                and self._links
+                and os.path.exists(self.temporary or '')
+            ):
                 status = _files.find_status(self._path)
-                return status is None or status.st_nlink == 0 < self._status.st_nlink
+                return status is None or status.st_nlink == 0
         return False
 
     def sync_folder(self) -> None:
         """Sync the folder and, on file systems like FAT, once more the file."""
         if not hasattr(os, 'O_DIRECTORY'):
             return  # on Windows, the rename is written through
-        # FAT has no unnamed files. There, until a second sync, the name leads to the old
-        # file's blocks, which are free now. exFAT needs none. It would rewrite the
-        # name's entry. If that spans two sectors, a power cut may lose the file.
+        # For FAT, which has no unnamed files: until a second sync, the name leads to
+        # the old file's blocks, which are free now. exFAT needs none. It would rewrite
+        # the name's entry. If that spans two sectors, a power cut may lose the file.
         is_like_fat = self._was_named and sys.platform == 'linux'
         if is_like_fat and not _files.is_on_exfat(self._path, self._descriptors):
             self._sync_again(self._path, os.O_NOFOLLOW | os.O_NONBLOCK)

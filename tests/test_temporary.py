@@ -366,7 +366,7 @@ def test_if_every_name_is_refused_the_error_names_the_folder(
 
 
 @pytest.mark.usefixtures('temporary_file')
-@pytest.mark.parametrize('taken', [1, 2])
+@pytest.mark.parametrize('taken', [1, 2, 3])
 def test_a_name_that_is_taken_stays_and_another_is_tried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: int
 ) -> None:
