@@ -13,7 +13,7 @@ import tracemalloc
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import pytest
 from hypothesis import example, given, settings
@@ -335,3 +335,15 @@ def test_objects_are_not_asked_again_where_memory_runs_out(tmp_path: Path) -> No
     with left_alone(tmp_path), pytest.raises(MemoryError):
         store.commit()
     assert len(asked) == 1
+
+
+def test_a_format_may_pass_on_what_is_left_of_its_file(tmp_path: Path) -> None:
+    class WithHeader(atomic_store.AbstractFormatFile):
+        def load(self, file: IO[str]) -> Any:
+            assert file.readline() == 'version 1\n'
+            return json_format.load(file)
+
+    path = tmp_path / 'state'
+    json_format = atomic_store.open(path).format
+    path.write_text('version 1\n{"a": 1}')
+    assert atomic_store.open(path, None, WithHeader(), False).value == {'a': 1}
