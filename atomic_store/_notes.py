@@ -76,23 +76,23 @@ def explain(error: Exception, stage: str, path: str, store: Any) -> None:
 def explain_class(error: TypeError, format: type) -> None:
     """Explain an error in calling a class without the arguments that it needs."""
     with suppress(Exception):
-        if _missing_arguments(error):
+        if _missing_arguments(format):
             add(error, f'the format is a class: give an instance of {format.__name__}')
 
 
-def _missing_arguments(error: Exception, function: str = '') -> list[str]:
-    """Return the arguments that a call of ours lacks. The callee then has no frame."""
-    is_ours = _last_frame(error).f_globals.get('__package__') == __package__
-    message = re.escape(function) + r'\(\) missing .*required .*argument'
-    lacks_any = is_ours and re.search(message, str(error))
-    return re.findall(r"'(\w+)'", str(error)) if lacks_any else []
+def _missing_arguments(function: Any, *args: Any, **kwargs: Any) -> list[str]:
+    import inspect  # takes time
 
-
-def _last_frame(error: Exception) -> Any:
-    trace: Any = error.__traceback__
-    while trace.tb_next:
-        trace = trace.tb_next
-    return trace.tb_frame
+    # Ignore the signature of what a decorator wraps: it may supply the argument itself.
+    signature = inspect.signature(function, follow_wrapped=False)
+    given = signature.bind_partial(*args, **kwargs).arguments
+    return [
+        name
+        for name, parameter in signature.parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        and name not in given
+    ]
 
 
 def _on_format(error: Exception, stage: str, path: str, store: Any) -> _Notes:
@@ -106,19 +106,21 @@ def _on_format(error: Exception, stage: str, path: str, store: Any) -> _Notes:
     function = getattr(format, name)
     code = getattr(function, '__code__', None)
     # If a method is called on its class, the value or the file becomes `self`.
-    is_class = isinstance(format, type)
-    if is_class and code and code.co_varnames[:1] == ('self',):
+    if isinstance(format, type) and code and code.co_varnames[:1] == ('self',):
         yield f'the format is a class: is {format.__name__}() meant?'
     if _MIXED_UP[bool(store.is_binary)].search(str(error)):
         yield (
             f'the store has is_binary={store.is_binary!r}: '
             f'does the format need is_binary={not store.is_binary}?'
         )
-    missing = _missing_arguments(error, getattr(function, '__name__', name))
-    # Some cannot be given by name. And in a class, one of them may be `self`.
-    unnamed = code.co_varnames[: code.co_posonlyargcount] if code else ()
-    if missing and not {'file', *unnamed}.intersection(missing) and not is_class:
-        kwargs = 'load_kwargs' if is_loading else 'dump_kwargs'
+    if isinstance(format, type):
+        return  # nobody knows which argument of its methods is `self`
+    kwargs = 'load_kwargs' if is_loading else 'dump_kwargs'
+    args = ('value', 'file') if name == 'dump' else ('file or data',)
+    missing = _missing_arguments(function, *args, **getattr(store, kwargs))
+    if name not in ('dump', 'load') and 'file' in missing:
+        return  # it is written for the other base class
+    if missing and all(repr(argument) in str(error) for argument in missing):
         values = dict.fromkeys(missing, '...')
         if 'Loader' in values and hasattr(format, 'SafeLoader'):  # as in PyYAML
             values['Loader'] = f'{format.__name__}.SafeLoader'
@@ -137,10 +139,12 @@ def _on_value(error: Exception, stage: str, path: str, store: Any) -> _Notes:
         return
     if _JSON_KEYS.fullmatch(str(error)):
         yield "JSON does not know such keys: use str(key), or format='pickle'"
-    frame = _last_frame(error)
-    if frame.f_code is json.JSONEncoder.default.__code__:
+    trace: Any = error.__traceback__
+    while trace.tb_next:
+        trace = trace.tb_next
+    if trace.tb_frame.f_code is json.JSONEncoder.default.__code__:
         advice = "{'default': ...} (and back after loading)"
-        if hasattr(frame.f_locals['o'], '__dataclass_fields__'):
+        if hasattr(trace.tb_frame.f_locals['o'], '__dataclass_fields__'):
             advice = "{'default': dataclasses.asdict} (it comes back as a dict)"
         yield (
             f'JSON does not know this type: convert it with dump_kwargs={advice}, '
@@ -157,11 +161,17 @@ def _on_content(error: Exception, stage: str, path: str, store: Any) -> _Notes:
     if len(head) < _HEAD and not (content if store.is_binary else content.strip()):
         what = 'holds nothing but white space' if content else 'is empty'
         yield f'the file {what}: delete it to start from the default'
-    marks = codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE
-    if not store.is_binary and head.startswith(marks):
-        text = ''.join(head.decode('utf-16').split())
-        if text.isprintable():
-            yield 'the file looks like UTF-16: save it as UTF-8'
+    encoding = 'utf-16'
+    if not head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        # Most formats start with ASCII characters, and in those, one byte is NUL.
+        encoding = 'utf-16-be' if any(head[1:4:2]) else 'utf-16-le'
+        if any(head[1:4:2]) and any(head[0:4:2]):
+            return
+    is_text = all(
+        char.isprintable() or char.isspace() for char in head.decode(encoding)
+    )
+    if is_text and not store.is_binary:
+        yield 'the file looks like UTF-16: save it as UTF-8'
 
 
 def _on_replacing(error: Exception, stage: str, path: str, store: Any) -> _Notes:

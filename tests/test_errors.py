@@ -180,11 +180,12 @@ def test_an_empty_file_without_permission_is_not_told_to_be_empty(
 
 
 @pytest.mark.parametrize('encoding', ['utf-16-le', 'utf-16-be'])
+@pytest.mark.parametrize('mark', ['\ufeff', ''])
 @pytest.mark.parametrize('text', ['{"name": "Zoë ♥"}\r\n', '1'])
 def test_text_in_utf_16_is_an_error_that_says_so(
-    path: Path, encoding: str, text: str
+    path: Path, encoding: str, mark: str, text: str
 ) -> None:
-    path.write_bytes(f'\ufeff{text}'.encode(encoding))
+    path.write_bytes((mark + text).encode(encoding))
     hint = 'the file looks like UTF-16: save it as UTF-8'
     assert hints_of_loading(path, ValueError) == [hint]
     format = SimpleNamespace(dumps=str, loads=ast.literal_eval)
@@ -201,10 +202,13 @@ BINARY = bytes(range(256))
         b'\xfe\xff' + BINARY,
         b'\xff\xfe1',
         '\ufeff{}'.encode('utf-32'),
-        '{}'.encode('utf-16-le'),  # without a mark, it could be anything
+        '{}'.encode('utf-32-le'),
         b'\0' * 64,  # as some file systems leave a file after a power cut
         b'"text"' + b'\0' * 64,
         b'"' + BINARY + b'"',
+        b'{"a": "x\0y"}',
+        b'1\0abcd',
+        b'\0001abcd',
     ],
 )
 def test_binary_content_is_not_called_utf_16(path: Path, content: bytes) -> None:
@@ -778,11 +782,25 @@ class CodeError(Exception):
         super().__init__(code)
 
 
-def test_an_argument_that_an_unpickled_class_lacks_is_none_of_the_format(
-    path: Path,
-) -> None:
+def test_an_argument_that_an_unpickled_class_lacks_is_not_named(path: Path) -> None:
     atomic_store.open(path, CodeError(1, 'one'), 'pickle').commit()
     assert hints_of_loading(path, TypeError, 'pickle') == []
+
+
+def test_an_argument_that_a_format_inside_the_format_lacks_is_not_named(
+    path: Path,
+) -> None:
+    def loads(data: bytes, key: Any) -> None: ...
+
+    class Outer(atomic_store.AbstractFormatBstr):
+        def loads(self, data: bytes) -> Any:
+            inner = SimpleNamespace(dumps=None, loads=loads)
+            return atomic_store.WrapBinaryFormat(inner).load(io.BytesIO(data))
+
+    path.touch()
+    assert hints_of_loading(path, TypeError, Outer()) == [
+        'the file is empty: delete it to start from the default'
+    ]
 
 
 def test_a_file_that_dumps_expects_is_not_to_be_given_in_dump_kwargs(
