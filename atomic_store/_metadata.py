@@ -17,7 +17,7 @@ anything, because the file changes    group and others: nothing
 at each look
 set-user-ID or set-group-ID           neither
 mode, once the old owner has it       as it should, but the process is the owner
-mode at all, or the new file's owner  as created: owner only
+mode at all                           as created: owner only
 ====================================  ====================================================
 """
 
@@ -35,7 +35,8 @@ from . import _files
 # have lists of their own, such as `system.nfs4_acl`.
 _POSIX_ACL = 'system.posix_acl_access'
 
-_UNKNOWN = -1  # no user or group has this number
+_UNKNOWN = -1  # no user or group has this number, and chown(2) takes it for no change
+
 _GROUP_AND_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _SET_ID = stat.S_ISUID | stat.S_ISGID
 
@@ -55,12 +56,7 @@ class Metadata(NamedTuple):
 
 def of_status(status: os.stat_result) -> Metadata:
     """Return the metadata in a status, which does not have the attributes."""
-    uid, gid = status.st_uid, status.st_gid
-    return Metadata(
-        stat.S_IMODE(status.st_mode),
-        uid if _files.is_known('uid', uid) else _UNKNOWN,
-        gid if _files.is_known('gid', gid) else _UNKNOWN,
-    )
+    return Metadata(stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
 
 
 def of_file(path: str) -> Metadata | None:
@@ -107,31 +103,52 @@ def restore(file: int, old: Metadata) -> None:
     """Give the old file's metadata to a file that only its owner may read so far."""
     if not hasattr(os, 'fchown'):  # on Windows, where a file has none of this
         return
+    own_uid, own_gid = _known_owner(file)
+    uid = old.uid if _files.is_known('uid', old.uid) else own_uid
+    gid = old.gid if _files.is_known('gid', old.gid) else own_gid
+    # Without CAP_FOWNER, which root lacks in many containers, a process may set neither
+    # mode nor ACL of a file that it has given away. Then take the file back, and keep
+    # only the group. If that does not help, give the file to the old owner after all.
+    for new_uid in [uid] if uid == own_uid else [uid, own_uid, uid]:
+        is_changed = _change_owner(file, new_uid, gid)
+        if (is_changed or new_uid == own_uid) and _restore_permissions(file, old):
+            break
+
+
+def _change_owner(file: int, uid: int, gid: int) -> bool:
+    own_uid, own_gid = _known_owner(file)
+    if uid in (own_uid, _UNKNOWN) and gid in (own_gid, _UNKNOWN):
+        return True
     with suppress(Exception):
-        new = own = os.fstat(file)
-        uid = own.st_uid if old.uid == _UNKNOWN else old.uid
-        gid = own.st_gid if old.gid == _UNKNOWN else old.gid
-        # Without CAP_FOWNER, which root lacks in many containers, a process may set
-        # neither mode nor ACL of a file that it has given away. Then take the file back,
-        # and keep only the group. If that does not help, the old owner gets it after all.
-        for owner in [uid] if uid == own.st_uid else [uid, own.st_uid, uid]:
-            if (owner, gid) != (new.st_uid, new.st_gid):
-                with suppress(Exception):
-                    # Both at once: some FUSE file systems take -1, for no change, as an id.
-                    os.fchown(file, owner, gid)
-                new = os.fstat(file)
-            if new.st_uid == owner and _restore_permissions(file, new, old):
-                break
+        # Both at once: some FUSE file systems take -1, for no change, as an id.
+        os.fchown(file, uid, gid)
+        return True
+    return False
 
 
-def _restore_permissions(file: int, new: os.stat_result, old: Metadata) -> bool:
+def _known_owner(file: int) -> tuple[int, int]:
+    """Return a file's owner and group, each of them -1 if it is not known."""
+    try:
+        status = os.fstat(file)
+    except Exception:  # noqa: BLE001
+        return _UNKNOWN, _UNKNOWN
+    uid, gid = status.st_uid, status.st_gid
+    return (
+        uid if _files.is_known('uid', uid) else _UNKNOWN,
+        gid if _files.is_known('gid', gid) else _UNKNOWN,
+    )
+
+
+def _restore_permissions(file: int, old: Metadata) -> bool:
     """Restore attributes and mode. Return whether the mode is what it should be."""
-    if new.st_uid != old.uid:
+    uid, gid = _known_owner(file)
+    if uid != old.uid:
         old = old._replace(mode=old.mode & ~stat.S_ISUID)
-    if new.st_gid != old.gid:
+    if gid != old.gid:
         old = old._replace(mode=old.mode & ~stat.S_ISGID)
-        old = (_closed if any(map(_is_acl, old.attributes or ())) else _common)(old)
-    elif old.attributes is None:
+    if gid != old.gid and any(map(_is_acl, old.attributes or ())):
+        old = _closed(old)
+    elif gid != old.gid or old.attributes is None:
         old = _common(old)
     mode = old.mode
     old = _restore_attributes(file, old)
@@ -185,11 +202,18 @@ def _has_lists(file: int, old: Metadata) -> bool:
 def _set_mode(file: int, mode: int) -> bool:
     # A set-ID bit may be refused (systemd.exec(5), RestrictSUIDSGID=).
     for each in dict.fromkeys([mode, mode & ~_SET_ID]):
+        if _mode(file) == each:
+            return True
         with suppress(Exception):
-            if stat.S_IMODE(os.fstat(file).st_mode) != each:
-                os.fchmod(file, each)
+            os.fchmod(file, each)
             return True
     return False
+
+
+def _mode(file: int) -> int | None:
+    with suppress(Exception):
+        return stat.S_IMODE(os.fstat(file).st_mode)
+    return None
 
 
 def _is_acl(name: str) -> bool:

@@ -490,6 +490,8 @@ def let_fail(monkeypatch: pytest.MonkeyPatch, function: str, number: int) -> Non
         # The new file may have an access control list, from its folder.
         ('listxattr', 0o640, 0o600),
         ('listxattr', 0o644, 0o644),
+        ('fstat', 0o640, 0o600),
+        ('fstat', 0o664, 0o644),
         ('fchmod', 0o640, 0o600),
     ],
 )
@@ -524,16 +526,18 @@ def test_a_malformed_list_closes_the_file_to_all_but_its_owner(
     assert the_file(folder) == File(0o600, uid or ME, uid or MY_GROUP)
 
 
-@pytest.mark.parametrize('number', [errno.EIO, errno.EPERM])
-def test_if_nobody_can_tell_whose_the_new_file_is_only_its_owner_has_access(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, number: int
+@root
+@pytest.mark.parametrize('uid', [None, BOB], ids=['by root', 'by another'])
+@pytest.mark.parametrize('owner', [0, 1])
+def test_an_owner_that_cannot_be_read_counts_as_lost(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, owner: int, uid: int | None
 ) -> None:
-    store = store_on(folder, File(0o664, attributes=NOTE))
+    store = store_on(folder, File(0o6664, owner, owner))
     with monkeypatch.context() as patch:
-        let_fail(patch, 'fstat', number)
-        store.commit()
-    assert (folder / 'state.json').read_text() == '"new"'
-    assert the_file(folder) == File(0o600, os.geteuid(), os.getegid())
+        let_fail(patch, 'fstat', errno.EIO)
+        in_child(store.commit, uid=uid)
+    keeper = owner if uid is None else uid
+    assert the_file(folder) == File(0o644, keeper, keeper)
 
 
 def test_a_list_from_the_folder_that_cannot_be_removed_gives_no_access(
