@@ -1,4 +1,7 @@
-"""The store: a value and its file. Only this module knows both formats and files."""
+"""The store: a value and its file. Only this module knows both formats and files.
+
+Errors pass through it unchanged, except for notes.
+"""
 
 from __future__ import annotations
 
@@ -105,8 +108,8 @@ class AtomicStore(Generic[_Value]):
 
     The parameters are those of `open`, but `format` is an object with `dump` and
     `load`, and `is_binary` is a bool. All except `default` are also attributes. If you
-    assign to one, the next commit uses it. Two more are `value`, the value, and `level`,
-    the number of ``with`` blocks that are open.
+    assign to one, the next commit uses it. So is `value`, and `level`, which counts the
+    ``with`` blocks that are open.
 
     A ``with`` block commits when it ends, even if the value has not changed. If an
     exception ends it, nothing is committed, and the exception propagates: Ctrl-C, a
@@ -224,9 +227,10 @@ class AtomicStore(Generic[_Value]):
         Exception
             Whatever the format raises for a value that it cannot write.
 
-        Notes name the file, and may say what to do. The file then holds the old value,
-        with nothing left beside it, unless a note says otherwise: the file already holds
-        the new value, the temporary file stays, or it alone holds the new value.
+        The notes of an error name the file, and may say what to do. The file then holds
+        the old value, with nothing left beside it, unless a note says otherwise: the
+        file already holds the new value, the temporary file stays, or the old file is
+        gone and the temporary file holds the new value.
 
         After Ctrl-C, the file holds the old value or the new one. Do not commit in a
         signal handler that returns: if it interrupts a commit, that one finishes later
