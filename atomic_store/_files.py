@@ -98,7 +98,10 @@ class Output:
             raise OSError(self._error, os.strerror(self._error))
 
     def disarm(self) -> None:
-        """Stop what a format kept from writing to the next file of this descriptor."""
+        """Stop what a format has kept of the file from writing to another one.
+
+        The next file that is opened may get the same descriptor.
+        """
         if self._raw is not None:
             self._raw.close()  # this flushes nothing, and closes no descriptor
             for name in 'write', 'truncate':  # and not the rest: it has the file's name
@@ -193,12 +196,15 @@ def _overflow_id(kind: str) -> int:
 
 
 def open_into(descriptors: list[int], path: str, flags: int, mode: int = 0) -> None:
-    """Open a file and list its descriptor, in one call: no interrupt comes between."""
+    """Open a file and append its descriptor to the list.
+
+    This takes a single call, so that no interrupt can come between the two.
+    """
     descriptors.extend(map(os.open, [path], [flags], [mode]))
 
 
 def close(descriptors: list[int], index: int = -1) -> None:
-    """Take a descriptor off the list and close it, also in one call."""
+    """Take a descriptor off the list and close it, also in a single call."""
     next(map(os.close, map(descriptors.pop, [index])))
 
 

@@ -108,8 +108,8 @@ class AtomicStore(Generic[_Value]):
 
     The parameters are those of `open`, but `format` is an object with `dump` and
     `load`, and `is_binary` is a bool. All except `default` are also attributes. If you
-    assign to one, the next commit uses it. So is `value`, and `level`, which counts the
-    ``with`` blocks that are open.
+    assign to one, the next commit uses it. Two more attributes are `value`, and `level`,
+    the number of ``with`` blocks that are open.
 
     A ``with`` block commits when it ends, even if the value has not changed. If an
     exception ends it, nothing is committed, and the exception propagates: Ctrl-C, a
