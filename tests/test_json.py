@@ -345,5 +345,5 @@ def test_a_format_may_pass_on_what_is_left_of_its_file(tmp_path: Path) -> None:
 
     path = tmp_path / 'state'
     json_format = atomic_store.open(path).format
-    path.write_text('version 1\n{"a": 1}')
+    path.write_bytes(b'version 1\n{"a": 1}')
     assert atomic_store.open(path, None, WithHeader(), False).value == {'a': 1}
