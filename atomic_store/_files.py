@@ -10,13 +10,13 @@ from __future__ import annotations
 import errno
 import functools
 import io
-import itertools
 import os
 import stat
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import islice
 from typing import IO, Any, TypeVar
 
 from . import _windows
@@ -50,10 +50,8 @@ def open_to_read(path: str, is_binary: bool) -> IO[Any] | None:
 
     # The look below comes after the wait: another program may be replacing the file,
     # so that it is first in use, and then missing for a moment.
-    try:
+    with suppress(FileNotFoundError):
         return open_when_free()
-    except FileNotFoundError:
-        pass
     # Only for links: realpath() finds `missing/../file`, but the system does not.
     target = os.path.realpath(path) if os.path.islink(path) else path
     file = _look(open_when_free, target)
@@ -215,14 +213,6 @@ def close_all(descriptors: list[int]) -> None:
             close(descriptors)
 
 
-def refuse_unless_regular(path: str, status: os.stat_result) -> None:
-    """Raise an OSError for a folder, a device, a FIFO or a socket."""
-    if stat.S_ISDIR(status.st_mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-    if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, 'Not a regular file, so it is not replaced', path)
-
-
 def find_status(path: str) -> os.stat_result | None:
     """Return the status of the file or link at `path`, or None if there is none."""
     try:
@@ -284,9 +274,6 @@ def is_on_exfat(path: str, descriptors: list[int]) -> bool:
 
 
 def _is_listed(folder: str, name: str) -> bool:
-    try:
-        with os.scandir(folder) as entries:
-            names = (entry.name for entry in itertools.islice(entries, _MOST_NAMES))
-            return name in names
-    except OSError:
-        return False
+    with suppress(OSError), os.scandir(folder) as entries:
+        return any(entry.name == name for entry in islice(entries, _MOST_NAMES))
+    return False

@@ -54,8 +54,15 @@ class Metadata(NamedTuple):
     attributes: dict[str, bytes] | None = None
 
 
-def of_status(status: os.stat_result) -> Metadata:
-    """Return the metadata in a status, which does not have the attributes."""
+def of_status(path: str, status: os.stat_result) -> Metadata:
+    """Return the metadata in the status of a file, which does not have the attributes.
+
+    Raise an OSError for a folder, a device, a FIFO or a socket.
+    """
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, 'Not a regular file, so it is not replaced', path)
     return Metadata(stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
 
 
@@ -70,12 +77,11 @@ def of_file(path: str) -> Metadata | None:
             return None
         if status is None:
             return None
-        _files.refuse_unless_regular(path, status)
         # Mode and ACL must be from the same moment: each changes what the other means.
         now = (status.st_ctime_ns, status.st_mode, status.st_ino, status.st_dev)
         if now == last:
             return old
-        last, old = now, _with_attributes(path, of_status(status))
+        last, old = now, _with_attributes(path, of_status(path, status))
     return old and _closed(old)
 
 
@@ -103,27 +109,22 @@ def restore(file: int, old: Metadata) -> None:
     """Give the old file's metadata to a file that only its owner may read so far."""
     if not hasattr(os, 'fchown'):  # on Windows, where a file has none of this
         return
-    own_uid, own_gid = _known_owner(file)
+    now = own_uid, own_gid = _known_owner(file)
     uid = old.uid if _files.is_known('uid', old.uid) else own_uid
     gid = old.gid if _files.is_known('gid', old.gid) else own_gid
     # Without CAP_FOWNER, which root lacks in many containers, a process may set neither
     # mode nor ACL of a file that it has given away. Then take the file back, and keep
     # only the group. If that does not help, give the file to the old owner after all.
     for new_uid in [uid] if uid == own_uid else [uid, own_uid, uid]:
-        is_changed = _change_owner(file, new_uid, gid)
-        if (is_changed or new_uid == own_uid) and _restore_permissions(file, old):
+        is_done = new_uid in (now[0], _UNKNOWN) and gid in (now[1], _UNKNOWN)
+        if not is_done:
+            with suppress(Exception):
+                # Both at once: some FUSE file systems take -1, for no change, as an id.
+                os.fchown(file, new_uid, gid)
+                is_done = True
+            now = _known_owner(file)
+        if (is_done or new_uid == own_uid) and _restore_permissions(file, old, *now):
             break
-
-
-def _change_owner(file: int, uid: int, gid: int) -> bool:
-    own_uid, own_gid = _known_owner(file)
-    if uid in (own_uid, _UNKNOWN) and gid in (own_gid, _UNKNOWN):
-        return True
-    with suppress(Exception):
-        # Both at once: some FUSE file systems take -1, for no change, as an id.
-        os.fchown(file, uid, gid)
-        return True
-    return False
 
 
 def _known_owner(file: int) -> tuple[int, int]:
@@ -139,9 +140,11 @@ def _known_owner(file: int) -> tuple[int, int]:
     )
 
 
-def _restore_permissions(file: int, old: Metadata) -> bool:
-    """Restore attributes and mode. Return whether the mode is what it should be."""
-    uid, gid = _known_owner(file)
+def _restore_permissions(file: int, old: Metadata, uid: int, gid: int) -> bool:
+    """Restore attributes and mode of a file that `uid` and `gid` own by now.
+
+    Return whether the mode is what it should be.
+    """
     if uid != old.uid:
         old = old._replace(mode=old.mode & ~stat.S_ISUID)
     if gid != old.gid:

@@ -87,8 +87,7 @@ class _Replacement(AtomicWriter):
         self._folder = os.path.dirname(target) or os.curdir
         self._old: _metadata.Metadata | None = None
         if status is not None:
-            _files.refuse_unless_regular(target, status)
-            self._old = _metadata.of_status(status)
+            self._old = _metadata.of_status(target, status)
             self._links = status.st_nlink
         self._process = os.getpid()
         # No file object owns these: an interrupt could come before it does.
@@ -195,10 +194,10 @@ class _Replacement(AtomicWriter):
     def sync(self, f: IO[Any]) -> None:
         """Sync the file, and close it."""
         _fsync(self._descriptors[-1])
-        self._disarm()
-        while self._descriptors:
-            # Errors count: some network file systems store the file only now.
-            _files.close(self._descriptors)
+        assert self._output is not None
+        self._output.disarm()
+        # Errors count: some network file systems store the file only now.
+        _files.close(self._descriptors)
 
     def commit(self, f: IO[Any]) -> None:
         """Rename the file over the old one."""
@@ -216,11 +215,8 @@ class _Replacement(AtomicWriter):
         On SMB before Linux 6.17, it does so while another program has the file open.
         """
         with suppress(OSError):
-            if (
-                self._is_renaming
-                and self._links
-                and os.path.exists(self.temporary or '')
-            ):
+            was_there = self._is_renaming and self._links
+            if was_there and os.path.exists(self.temporary or ''):
                 status = _files.find_status(self._path)
                 return status is None or status.st_nlink == 0
         return False
@@ -257,7 +253,8 @@ class _Replacement(AtomicWriter):
         """Close the file, and remove it, unless it has been renamed."""
         if self._is_over:
             return
-        self._disarm()
+        if self._output is not None:
+            self._output.disarm()
         _files.close_all(self._descriptors)
         if os.getpid() != self._process:
             self.temporary = None  # it belongs to the process that forked this one
@@ -266,16 +263,10 @@ class _Replacement(AtomicWriter):
 
     def _unlink(self) -> None:
         if self.temporary is not None and not self.is_last_copy():
-            unlink = partial(os.unlink, self.temporary)
             with suppress(OSError):
                 with suppress(FileNotFoundError):
-                    _windows.wait_while_in_use(unlink)
+                    _windows.wait_while_in_use(partial(os.unlink, self.temporary))
                 self.temporary = None
-
-    def _disarm(self) -> None:
-        if self._output is not None:
-            self._output.disarm()
-            self._output = None
 
 
 def _fsync(descriptor: int) -> None:

@@ -1,13 +1,10 @@
-"""The store: a value and its file. Only this module knows both formats and files.
-
-Errors pass through it unchanged, except for notes.
-"""
+"""The store: a value and its file. Only this module knows both formats and files."""
 
 from __future__ import annotations
 
-import functools
 import os
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Generic, Self
 
@@ -96,8 +93,7 @@ def open(
     {'theme': 'dark'}
     """
     found, wants_binary = find_format(format)
-    if is_binary is None:
-        is_binary = wants_binary
+    is_binary = wants_binary if is_binary is None else is_binary
     return AtomicStore(
         path, default, found, is_binary, load_kwargs, dump_kwargs, ignore_inner_exits
     )
@@ -107,9 +103,8 @@ class AtomicStore(Generic[_Value]):
     """A value in memory, and the file that it is committed to. Call `open` to get one.
 
     The parameters are those of `open`, but `format` is an object with `dump` and
-    `load`, and `is_binary` is a bool. All except `default` are also attributes. If you
-    assign to one, the next commit uses it. Two more attributes are `value`, and `level`,
-    the number of ``with`` blocks that are open.
+    `load`, and `is_binary` is a bool. All except `default` are also attributes, beside
+    `value` and `level`. If you assign to one, the next commit uses it.
 
     A ``with`` block commits when it ends, even if the value has not changed. If an
     exception ends it, nothing is committed, and the exception propagates: Ctrl-C, a
@@ -239,8 +234,7 @@ class AtomicStore(Generic[_Value]):
         """
         target = self._target()
         try:
-            dump = functools.partial(self._dump, target)
-            _replacement.replace(target, self.is_binary, dump)
+            _replacement.replace(target, self.is_binary, partial(self._dump, target))
         except Exception as error:
             _notes.explain(error, 'committing', self._absolute, self)
             raise
