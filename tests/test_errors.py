@@ -507,6 +507,7 @@ class Bytes(bytes):
     ('data', 'is_binary'),
     [
         ('text', True),
+        ('', True),
         (Text('text'), True),
         (b'bytes', False),
         (Bytes(b'bytes'), False),

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from support import left_alone, linux
 
 import atomic_store
+from atomic_store import _formats
 
 
 class Colour(enum.IntEnum):
@@ -277,6 +278,24 @@ def test_a_commit_needs_the_text_in_memory_once(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert peak < 1.3 * (tmp_path / 'state').stat().st_size
+
+
+def test_if_memory_runs_out_in_the_middle_of_writing_nothing_is_written_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lacks_memory = iter([False, True, False])
+
+    class Output(io.StringIO):
+        def write(self, text: str) -> int:
+            if next(lacks_memory):
+                raise MemoryError
+            return super().write(text)
+
+    monkeypatch.setattr(_formats, '_SLICE', 4)
+    output = Output()
+    with pytest.raises(MemoryError):
+        atomic_store.open(tmp_path / 'state').format.dump('some text', output)
+    assert output.getvalue() == '"som'
 
 
 MEMORY_FOR_HALF_THE_TEXT = """

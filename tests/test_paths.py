@@ -132,6 +132,30 @@ def test_a_relative_path_means_the_same_file_after_its_folders_were_renamed(
     assert names(tmp_path / 'outer/inner') == []
 
 
+# Whichever of the two folders has the higher inode number.
+HERE_AND_THERE = pytest.mark.parametrize(
+    ('here', 'there'), [('one', 'two'), ('two', 'one')]
+)
+
+
+@linux
+@HERE_AND_THERE
+def test_a_relative_path_leads_to_no_other_working_folder_if_its_own_was_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: str, there: str
+) -> None:
+    for name in 'one', 'two':
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / here)
+    store = atomic_store.open('state.json', 'new')
+    monkeypatch.chdir(tmp_path / there)
+    (tmp_path / here).rename(tmp_path / 'renamed')
+    (tmp_path / here).mkdir()
+    store.commit()
+    assert [str(path) for path in tmp_path.rglob('*.json')] == [
+        f'{tmp_path}/{here}/state.json'
+    ]
+
+
 def test_a_relative_path_means_the_same_file_if_dump_changes_the_working_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -334,20 +358,21 @@ def test_a_folder_that_may_not_be_entered_is_an_error_at_open_and_at_commit(
 
 
 @posix
+@HERE_AND_THERE
 def test_a_relative_path_works_in_a_folder_whose_path_cannot_be_had(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: str, there: str
 ) -> None:
     def refuse() -> str:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    for name in 'here', 'there':
+    for name in 'one', 'two':
         (tmp_path / name).mkdir()
-    monkeypatch.chdir(tmp_path / 'here')
+    monkeypatch.chdir(tmp_path / here)
     with monkeypatch.context() as patch:
         patch.setattr(os, 'getcwd', refuse)
         store = atomic_store.open('state.json', 'new')
         store.commit()
         assert atomic_store.open('state.json').value == 'new'
-        os.chdir(tmp_path / 'there')
+        os.chdir(tmp_path / there)
         with left_alone(tmp_path), pytest.raises(OSError, match='has changed'):
             store.commit()

@@ -6,6 +6,7 @@ Everything that can be imitated is tested on all systems, the rest only on Windo
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import subprocess
@@ -190,6 +191,17 @@ def test_waiting_ends_even_if_a_test_has_stopped_the_clock(
         (note,) = fails(store, errno.EACCES)
     assert note.startswith('another program has the file open')
     assert 5 < sum(waits) < 5.1
+
+
+def test_waiting_ends_by_the_clock_if_each_try_takes_long(
+    store: atomic_store.AtomicStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = itertools.count(1_000_000, 1.5)
+    monkeypatch.setattr(time, 'sleep', lambda _: None)
+    monkeypatch.setattr(time, 'monotonic', lambda: next(seconds))
+    calls = refuse(monkeypatch, _windows, 'replace_atomic')
+    fails(store, errno.EACCES)
+    assert len(calls) == 4
 
 
 @pytest.mark.usefixtures('waits')
