@@ -56,8 +56,8 @@ def open(
         - ``'bson'``: the package of that name, the standalone one or PyMongo's;
         - anything with ``dump(value, file)`` and ``load(file)``, ``dumps(value)`` and
           ``loads(data)``, or ``encode(value)`` and ``decode(data)``. The first pair it
-          has is used. In a class, these must be static or class methods. A subclass of
-          `AbstractFormatFile` or `AbstractFormatBstr` is called without arguments.
+          has is used. In a class, these must be static or class methods. But of a subclass
+          of `AbstractFormatFile` or `AbstractFormatBstr`, an instance is made.
     is_binary : bool, optional
         Whether the format works on ``bytes``, not ``str``. The default is ``False`` for
         JSON, otherwise ``True``. PyYAML, for example, needs ``False``. Text is UTF-8,
@@ -103,8 +103,9 @@ class AtomicStore(Generic[_Value]):
     """A value in memory, and the file that it is committed to. Call `open` to get one.
 
     The parameters are those of `open`, but `format` is an object with `dump` and
-    `load`, and `is_binary` is a bool. All except `default` are also attributes, beside
-    `value` and `level`. If you assign to one, the next commit uses it.
+    `load`, and `is_binary` is a bool. All except `default` are also attributes. If you
+    assign to one, the next commit uses it. Two more attributes are `value`, and `level`,
+    the number of ``with`` blocks that are open.
 
     A ``with`` block commits when it ends, even if the value has not changed. If an
     exception ends it, nothing is committed, and the exception propagates: Ctrl-C, a
