@@ -161,23 +161,32 @@ def test_it_is_copied_where_its_name_leads_to_another_file(
 
 
 @linux
-@pytest.mark.parametrize('wrong', ['st_dev', 'st_ino', 'st_size', 'st_nlink'])
+@pytest.mark.parametrize(
+    'wrong', ['st_dev', 'st_ino', 'st_size', 'st_nlink', 'st_nlink of both']
+)
 def test_it_is_copied_where_its_name_does_not_show_what_was_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
 ) -> None:
     inodes: list[int] = []
 
+    def altered(status: os.stat_result, **changes: int) -> Any:
+        values = {name: getattr(status, name) for name in dir(status) if 'st_' in name}
+        return SimpleNamespace(**values | changes)
+
     def stat_of_another(path: Any, **kwargs: Any) -> Any:
         status = stat(path, **kwargs)
         if not re.search(HIDDEN, str(path)):
             return status
-        values = {name: getattr(status, name) for name in dir(status) if 'st_' in name}
-        return SimpleNamespace(**values | {wrong: values[wrong] + 1})
+        if wrong == 'st_nlink of both':
+            return altered(status, st_nlink=0)
+        return altered(status, **{wrong: getattr(status, wrong) + 1})
 
-    store, stat = a_store(tmp_path), os.stat
-    store.format = a_format(lambda file: inodes.append(os.fstat(file.fileno()).st_ino))
+    store, stat, fstat = a_store(tmp_path), os.stat, os.fstat
+    store.format = a_format(lambda file: inodes.append(fstat(file.fileno()).st_ino))
     with monkeypatch.context() as patch:
         patch.setattr(os, 'stat', stat_of_another)
+        if wrong == 'st_nlink of both':
+            patch.setattr(os, 'fstat', lambda file: altered(fstat(file), st_nlink=0))
         store.commit()
     assert atomic_store.open(store.path).value == store.value
     assert inodes != [(tmp_path / 'state.json').stat().st_ino]
@@ -879,6 +888,28 @@ def test_an_error_in_closing_after_the_rename_is_no_error(
         store.commit()
     assert descriptors() == before
     assert atomic_store.open(store.path).value == store.value
+
+
+@linux
+def test_a_fifo_that_has_just_taken_its_place_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = os.replace
+
+    def replace_and_swap(source: str, target: str) -> None:
+        replace(source, target)
+        os.unlink(target)
+        os.mkfifo(target)
+
+    def commit() -> None:
+        signal.alarm(10)  # this ends the child
+        store.commit()
+
+    store = a_store(tmp_path)
+    monkeypatch.setattr(_replacement, '_O_TMPFILE', None)
+    monkeypatch.setattr(os, 'replace', replace_and_swap)
+    in_child(commit)
+    assert names(tmp_path) == ['state.json']
 
 
 @linux
