@@ -410,12 +410,23 @@ class ListsThatChmodDrops(OtherLists):
     is_kept_by_chmod = False
 
 
+class ListsThatChmodReplaces(OtherLists):
+    """After chmod, a list says no more than the mode."""
+
+    @operation
+    def chmod(self, path: str, mode: int) -> None:
+        os.chmod(path, mode & 0o7777)
+        if 'user.list' in os.listxattr(path):
+            os.setxattr(path, 'user.list', f'{mode & 0o777:o}'.encode())
+
+
 @pytest.mark.parametrize(
     ('kind', 'refused', 'mode', 'becomes'),
     [
         (OtherLists, 'nothing', 0o644, NOT_CAROL),
         (ListsWithAMode, 'nothing', 0o644, NOT_CAROL),
         (ListsThatChmodDrops, 'nothing', 0o600, None),
+        (ListsThatChmodReplaces, 'nothing', 0o600, b'600'),
         *(
             (kind, rf'{operation} \S+ {LIST}', 0o600, None)
             for kind in (OtherLists, ListsWithAMode)
