@@ -61,8 +61,18 @@ def a_format(dump: Callable[[IO[str]], object]) -> Any:
 # What it is
 
 
-def test_it_has_no_name_if_possible(tmp_path: Path, temporary_file: str) -> None:
-    found = commits(a_store(tmp_path))
+@pytest.mark.parametrize('is_new', [False, True])
+def test_it_has_no_name_if_possible(
+    tmp_path: Path, temporary_file: str, is_new: bool
+) -> None:
+    store = a_store(tmp_path)
+    if is_new:
+        os.unlink(tmp_path / 'state.json')
+    umask = os.umask(0o022)  # if it is 0, a new file has a name
+    try:
+        found = commits(store)
+    finally:
+        os.umask(umask)
     assert len(found) == (1 if temporary_file == 'named' else 0)
 
 
