@@ -611,7 +611,9 @@ def test_where_nobody_can_tell_who_has_a_number_nobody_is_unknown(folder: Path) 
 
 
 @root
-@pytest.mark.parametrize('alone', [False, True], ids=['', 'alone'])
+@pytest.mark.parametrize(
+    'group', [BOB, INTERNS, None], ids=['', 'group with a higher number', 'alone']
+)
 @pytest.mark.parametrize(
     ('mode', 'entries'),
     [
@@ -635,7 +637,7 @@ def test_where_nobody_can_tell_who_has_a_number_nobody_is_unknown(folder: Path) 
     ],
 )
 def test_nobody_gains_access_where_owner_and_group_cannot_be_kept(
-    folder: Path, mode: int | None, entries: str | None, alone: bool
+    folder: Path, mode: int | None, entries: str | None, group: int | None
 ) -> None:
     if mode is None or entries is None:  # without a list, there is nothing else
         files = [File(0o600 | bits, ALICE, TEAM) for bits in range(0o100)]
@@ -648,10 +650,10 @@ def test_nobody_gains_access_where_owner_and_group_cannot_be_kept(
         for store in stores:
             store.commit()
 
-    if alone:
+    if group is None:
         in_a_namespace(commit, ALONE, BOB)
     else:
-        in_child(commit, uid=BOB)
+        in_child(commit, uid=BOB, gid=group)
     assert {path.read_text() for path in folder.iterdir()} == {'"new"'}
     assert who_may(folder.iterdir()) - before == set()
     modes = {
