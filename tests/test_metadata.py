@@ -166,12 +166,16 @@ def test_root_keeps_owner_group_and_attributes_of_the_system(
 
 
 @root
-@pytest.mark.parametrize('group', [TEAM, ALICE], ids=['above its own', 'below'])
+@pytest.mark.parametrize(
+    ('group', 'own'),
+    [(TEAM, BOB), (ALICE, BOB), (BOB, TEAM)],
+    ids=['above its own', 'below', 'with the number of its user'],
+)
 def test_the_group_is_kept_where_the_process_is_a_member(
-    folder: Path, group: int
+    folder: Path, group: int, own: int
 ) -> None:
     store = store_on(folder, File(0o2640, ALICE, group))
-    in_child(store.commit, uid=BOB, groups=[group])
+    in_child(store.commit, uid=BOB, gid=own, groups=[group])
     assert the_file(folder) == File(0o2640, BOB, group)
 
 
