@@ -55,7 +55,7 @@ class Metadata(NamedTuple):
 
 
 def of_status(path: str, status: os.stat_result) -> Metadata:
-    """Return the metadata in the status of a file, which does not have the attributes.
+    """Return the metadata in a file's status: all but the attributes.
 
     Raise an OSError for a folder, a device, a FIFO or a socket.
     """
@@ -122,7 +122,7 @@ def restore(file: int, old: Metadata) -> None:
                 # Both at once: some FUSE file systems take -1, for no change, as an id.
                 os.fchown(file, new_uid, gid)
                 is_done = True
-            now = _known_owner(file)
+        now = _known_owner(file)
         if (is_done or new_uid == own_uid) and _restore_permissions(file, old, *now):
             break
 
@@ -141,7 +141,7 @@ def _known_owner(file: int) -> tuple[int, int]:
 
 
 def _restore_permissions(file: int, old: Metadata, uid: int, gid: int) -> bool:
-    """Restore attributes and mode of a file that `uid` and `gid` own by now.
+    """Restore attributes and mode of a file that now belongs to `uid` and `gid`.
 
     Return whether the mode is what it should be.
     """

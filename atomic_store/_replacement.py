@@ -33,8 +33,7 @@ _O_TMPFILE: int | None = getattr(os, 'O_TMPFILE', None) if _CAN_LINK else None
 _DESCRIPTORS = '/proc/thread-self/fd'
 
 # This can be opened anywhere, even in a chroot without /dev/null, but not written to.
-_O_PATH: int | None = getattr(os, 'O_PATH', None)
-_PLACEHOLDER = ('/', _O_PATH) if _O_PATH else (os.devnull, os.O_RDONLY)
+_PLACEHOLDER = ('/', os.O_PATH) if hasattr(os, 'O_PATH') else (os.devnull, os.O_RDONLY)
 
 # The second one is for where a leading dot is refused, as by Samba's `veto files`. The
 # third is for where names must be short, as on minix, or paths, as on Windows.
@@ -263,9 +262,10 @@ class _Replacement(AtomicWriter):
 
     def _unlink(self) -> None:
         if self.temporary is not None and not self.is_last_copy():
+            unlink = partial(os.unlink, self.temporary)
             with suppress(OSError):
                 with suppress(FileNotFoundError):
-                    _windows.wait_while_in_use(partial(os.unlink, self.temporary))
+                    _windows.wait_while_in_use(unlink)
                 self.temporary = None
 
 

@@ -56,8 +56,8 @@ def open(
         - ``'bson'``: the package of that name, the standalone one or PyMongo's;
         - anything with ``dump(value, file)`` and ``load(file)``, ``dumps(value)`` and
           ``loads(data)``, or ``encode(value)`` and ``decode(data)``. The first pair it
-          has is used. In a class, these must be static or class methods. But of a subclass
-          of `AbstractFormatFile` or `AbstractFormatBstr`, an instance is made.
+          has is used. In a class, these must be static or class methods, but a subclass of
+          `AbstractFormatFile` or `AbstractFormatBstr` is instantiated.
     is_binary : bool, optional
         Whether the format works on ``bytes``, not ``str``. The default is ``False`` for
         JSON, otherwise ``True``. PyYAML, for example, needs ``False``. Text is UTF-8,

@@ -58,7 +58,7 @@ FILE_SYSTEMS = {
     ),
     'unionfs-fuse': 'unionfs -o cow upper=RW:source=RO mounted',
     'mergerfs': 'mergerfs source:upper mounted',
-    # With a relative path, mkfs.btrfs in another process takes its own disk for this one.
+    # If it is mounted as plain "disk", mkfs.btrfs elsewhere takes its own for mounted.
     'fuse2fs': 'mkfs.ext2 -q disk; fuse2fs $PWD/disk mounted',
     'ntfs-3g': 'mkntfs --fast --force --quiet disk; ntfs-3g disk mounted',
     'ntfs-3g, permissions': (

@@ -901,7 +901,7 @@ def test_an_error_in_closing_after_the_rename_is_no_error(
 
 
 @linux
-def test_a_fifo_that_has_just_taken_its_place_is_not_waited_for(
+def test_a_fifo_that_has_just_replaced_the_new_file_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replace = os.replace
