@@ -436,6 +436,10 @@ def test_the_set_user_id_bit_goes_with_the_owner(folder: Path, owner: int) -> No
             id='nor be read',
         ),
         pytest.param(File(0o644, ALICE, TEAM, CAPABILITY), id=''),
+        pytest.param(
+            File(0o644, ALICE, TEAM, {'security.oracle': b'no list'}),
+            id='with acl in the name',
+        ),
     ],
 )
 def test_attributes_are_not_kept_where_they_cannot_be_set(
