@@ -109,21 +109,23 @@ def restore(file: int, old: Metadata) -> None:
     """Give the old file's metadata to a file that only its owner may read so far."""
     if not hasattr(os, 'fchown'):  # on Windows, where a file has none of this
         return
-    now = own_uid, own_gid = _known_owner(file)
+    own_uid, own_gid = now_uid, now_gid = _known_owner(file)
     uid = old.uid if _files.is_known('uid', old.uid) else own_uid
     gid = old.gid if _files.is_known('gid', old.gid) else own_gid
     # Without CAP_FOWNER, which root lacks in many containers, a process may set neither
     # mode nor ACL of a file that it has given away. Then take the file back, and keep
     # only the group. If that does not help, give the file to the old owner after all.
     for new_uid in [uid] if uid == own_uid else [uid, own_uid, uid]:
-        is_done = new_uid in (now[0], _UNKNOWN) and gid in (now[1], _UNKNOWN)
-        if not is_done:
+        is_owned = new_uid in (now_uid, _UNKNOWN) and gid in (now_gid, _UNKNOWN)
+        if not is_owned:
             with suppress(Exception):
                 # Both at once: some FUSE file systems take -1, for no change, as an id.
                 os.fchown(file, new_uid, gid)
-                is_done = True
-        now = _known_owner(file)
-        if (is_done or new_uid == own_uid) and _restore_permissions(file, old, *now):
+                is_owned = True
+        now_uid, now_gid = _known_owner(file)
+        if not is_owned and new_uid != own_uid:
+            continue
+        if _restore_permissions(file, old, now_uid, now_gid):
             break
 
 

@@ -56,7 +56,7 @@ def open(
         - ``'bson'``: the package of that name, the standalone one or PyMongo's;
         - anything with ``dump(value, file)`` and ``load(file)``, ``dumps(value)`` and
           ``loads(data)``, or ``encode(value)`` and ``decode(data)``. The first pair it
-          has is used. In a class, these must be static or class methods, but a subclass of
+          has is used. In a class, these must be static or class methods. A subclass of
           `AbstractFormatFile` or `AbstractFormatBstr` is instantiated.
     is_binary : bool, optional
         Whether the format works on ``bytes``, not ``str``. The default is ``False`` for

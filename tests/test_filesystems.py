@@ -58,7 +58,8 @@ FILE_SYSTEMS = {
     ),
     'unionfs-fuse': 'unionfs -o cow upper=RW:source=RO mounted',
     'mergerfs': 'mergerfs source:upper mounted',
-    # If it is mounted as plain "disk", mkfs.btrfs elsewhere takes its own for mounted.
+    # With a relative path, the list of mounts would only say "disk". In another test,
+    # mkfs.btrfs would take that for its own disk.
     'fuse2fs': 'mkfs.ext2 -q disk; fuse2fs $PWD/disk mounted',
     'ntfs-3g': 'mkntfs --fast --force --quiet disk; ntfs-3g disk mounted',
     'ntfs-3g, permissions': (

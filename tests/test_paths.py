@@ -132,7 +132,7 @@ def test_a_relative_path_means_the_same_file_after_its_folders_were_renamed(
     assert names(tmp_path / 'outer/inner') == []
 
 
-# Whichever of the two folders has the higher inode number.
+# In both orders: it must not matter which folder has the higher inode number.
 HERE_AND_THERE = pytest.mark.parametrize(
     ('here', 'there'), [('one', 'two'), ('two', 'one')]
 )
