@@ -54,6 +54,7 @@ def replace(path: str, is_binary: bool, dump: Callable[[IO[Any]], object]) -> No
             output = replacement.create(is_binary)
             dump(output.file)
             output.flush()
+            output.disarm()
             replacement.keep_metadata()
             replacement.give_name()
             replacement.sync(output.file)
@@ -160,13 +161,14 @@ class _Replacement(AtomicWriter):
             self._copy()
 
     def _link(self) -> bool:
-        file, is_linked = self._descriptors[-1], False
+        file = self._descriptors[-1]
         self.temporary = self._new_path(_TEMPORARY_NAMES[0])
+        linked: list[None] = []
         with suppress(Exception):  # whatever the error is: the file can be copied
             # With any src_dir_fd, os.link() calls linkat(2), and so follows the link.
-            source = f'{_DESCRIPTORS}/{file}'
-            os.link(source, self.temporary, src_dir_fd=file, follow_symlinks=True)
-            is_linked = True
+            link = partial(os.link, src_dir_fd=file, follow_symlinks=True)
+            # A single call, so that no error of a signal handler can come between.
+            linked.extend(map(link, [f'{_DESCRIPTORS}/{file}'], [self.temporary]))
             # Is it this file, and whole? (On SMB, its link count is two by now.)
             named, unnamed = (
                 (status.st_dev, status.st_ino, status.st_size, status.st_nlink)
@@ -174,7 +176,7 @@ class _Replacement(AtomicWriter):
             )
             if named == unnamed and named[-1]:
                 return True
-        if is_linked:
+        if linked:
             self._unlink()
         self.temporary = None  # a file of that name is not ours
         return False
@@ -193,8 +195,6 @@ class _Replacement(AtomicWriter):
     def sync(self, f: IO[Any]) -> None:
         """Sync the file, and close it."""
         _fsync(self._descriptors[-1])
-        assert self._output is not None
-        self._output.disarm()
         # Errors count: some network file systems store the file only now.
         _files.close(self._descriptors)
 

@@ -213,6 +213,25 @@ def test_what_a_format_has_kept_of_a_file_writes_no_more(tmp_path: Path) -> None
     assert (tmp_path / 'other').read_bytes() == b'kept'
 
 
+@pytest.mark.usefixtures('temporary_file')
+def test_no_descriptor_is_freed_while_a_format_could_write_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[Any] = []
+    close = os.close
+
+    def keep(file: Any) -> None:
+        file.write(b'new')
+        kept.append(file.raw)
+
+    def close_what_is_not_in_use(descriptor: int) -> None:
+        assert all(raw.closed for raw in kept)
+        close(descriptor)
+
+    monkeypatch.setattr(os, 'close', close_what_is_not_in_use)
+    assert written(tmp_path, keep, is_binary=True) == b'new'
+
+
 def test_the_name_of_a_file_is_what_python_gives_it(tmp_path: Path) -> None:
     """If the name is a string, pandas' to_parquet() writes to the file of that name."""
 
