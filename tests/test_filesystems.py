@@ -88,10 +88,20 @@ if os.path.exists('/sys/fs/ext4/features/casefold'):
         'mkfs.ext4 -q -O casefold disk; mount -o loop disk mounted;'
         ' mkdir mounted/folder; chattr +F mounted/folder'
     )
-if '\tcifs\n' in Path('/proc/filesystems').read_text():
+KNOWN = Path('/proc/filesystems').read_text().split()
+if 'cifs' in KNOWN:
     FILE_SYSTEMS['SMB'] = (
         'smbd --daemon --configfile=smb.conf;'
         ' until mount.cifs //127.0.0.1/source mounted -o guest,port=4450; do :; done'
+    )
+if 'nfs4' in KNOWN:
+    # The server needs a file system that finds files by their numbers. An overlay, on
+    # which the tests may run, does not. With NFS 4.2, a renamed file had wrong content,
+    # with plain atomicwrites, too.
+    FILE_SYSTEMS['NFS'] = (
+        'mkfs.ext4 -q disk; mount -o loop disk source; mkdir source/folder;'
+        ' ganesha.nfsd -f $PWD/nfs.conf -p $PWD/nfsd.pid -L $PWD/nfsd.log;'
+        ' until mount.nfs4 127.0.0.1:/source mounted -o port=4451,vers=4.1; do :; done'
     )
 SMB_CONF = """
 [global]
@@ -112,6 +122,25 @@ SMB_CONF = """
     guest ok = yes
     read only = no
 """
+NFS_CONF = """
+NFS_CORE_PARAM {{
+    NFS_Port = 4451;
+    Protocols = 4;
+    Enable_UDP = false;
+    Enable_NLM = false;
+    Enable_RQUOTA = false;
+}}
+NFSv4 {{ RecoveryRoot = {base}; Graceless = true; Only_Numeric_Owners = true; }}
+EXPORT {{
+    Export_Id = 1;
+    Path = {base}/source;
+    Pseudo = /source;
+    Squash = none;
+    SecType = sys;
+    FSAL {{ Name = VFS; }}
+    CLIENT {{ Clients = 127.0.0.1; Access_Type = RW; }}
+}}
+"""
 # If the mode cannot be set, the file stays as it was created: for its owner only.
 NOT_KEPT = {'bindfs --chmod-deny': {'mode'}, 'bindfs --chmod-ignore': {'mode'}}
 
@@ -123,6 +152,7 @@ def a_file_system(base: Path, script: str) -> Iterator[Path]:
         (base / name).mkdir(parents=True)
     make_old_file(base / 'source/folder/lower.json')
     (base / 'smb.conf').write_text(SMB_CONF.format(base=base))
+    (base / 'nfs.conf').write_text(NFS_CONF.format(base=base))
     with open(base / 'disk', 'wb') as disk:
         disk.truncate(320 << 20)  # mkfs.xfs refuses less
     try:
