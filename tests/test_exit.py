@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,9 +19,15 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize('code', [None, 0, False])
-def test_an_exit_with_success_commits_and_propagates(
-    path: Path, code: int | None
+@pytest.mark.parametrize(
+    ('code', 'value'),
+    [
+        *((code, 'new') for code in (None, 0, False)),
+        *((code, 'old') for code in (1, -1, True, 'message', '', 0.0, [])),
+    ],
+)
+def test_an_exit_commits_only_with_success_and_propagates(
+    path: Path, code: Any, value: str
 ) -> None:
     store = atomic_store.open(path)
     with pytest.raises(SystemExit) as raised, store, store:
@@ -28,38 +35,8 @@ def test_an_exit_with_success_commits_and_propagates(
         sys.exit(code)
     assert raised.value.code is code
     assert not hasattr(raised.value, '__notes__')
-    assert path.read_text() == '"new"'
+    assert path.read_text() == f'"{value}"'
     assert store.level == 0
-
-
-@pytest.mark.parametrize('code', [1, -1, True, 'message', '', 0.0, []])
-def test_an_exit_with_failure_commits_nothing_and_propagates(
-    path: Path, code: object
-) -> None:
-    store = atomic_store.open(path)
-    with pytest.raises(SystemExit) as raised, store, store:
-        store.value = 'new'
-        sys.exit(code)  # type: ignore[arg-type]
-    assert raised.value.code is code
-    assert path.read_text() == '"old"'
-    assert store.level == 0
-
-
-@pytest.mark.parametrize('ignore_inner_exits', [False, True])
-def test_an_exit_commits_at_the_levels_that_leaving_normally_does(
-    path: Path, ignore_inner_exits: bool
-) -> None:
-    store = atomic_store.open(path, ignore_inner_exits=ignore_inner_exits)
-    with pytest.raises(SystemExit), store:
-        try:
-            with store:
-                store.value = 'inner'
-                sys.exit()
-        finally:
-            between = path.read_text()
-            store.value = 'outer'
-    assert between == ('"old"' if ignore_inner_exits else '"inner"')
-    assert path.read_text() == '"outer"'
 
 
 def test_an_exit_whose_commit_fails_raises_the_error_of_the_commit(path: Path) -> None:

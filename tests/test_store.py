@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import pickle
-from collections.abc import Generator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -39,27 +37,6 @@ def test_commit_may_be_called_any_number_of_times(path: Path) -> None:
         store.value = 'in a context'
         store.commit()
         assert read(path) == 'in a context'
-
-
-def test_leaving_a_context_commits(path: Path) -> None:
-    with atomic_store.open(path, default={}) as store:
-        store.value['a'] = 1
-        assert not path.exists()
-    assert read(path) == {'a': 1}
-
-
-def test_a_context_gives_the_same_store(path: Path) -> None:
-    store = atomic_store.open(path)
-    with store as outer, store as inner:
-        assert outer is inner is store
-
-
-def test_entering_neither_reads_nor_writes(path: Path) -> None:
-    store = atomic_store.open(path, default=1)
-    path.write_text('2')
-    with store:
-        assert store.value == 1
-        assert read(path) == 2
 
 
 def test_level_counts_the_open_contexts(path: Path) -> None:
@@ -114,17 +91,6 @@ def test_leaving_by_an_exception_commits_nothing(
     assert store.value == 'new'
 
 
-def test_closing_a_generator_early_commits_nothing(path: Path) -> None:
-    def work() -> Generator[None, None, None]:
-        with atomic_store.open(path, 'new'):
-            yield
-
-    generator = work()
-    next(generator)
-    generator.close()
-    assert not path.exists()
-
-
 @pytest.mark.parametrize('ignore_inner_exits', [False, True])
 def test_an_inner_block_that_fails_skips_its_own_commit_only(
     path: Path, ignore_inner_exits: bool
@@ -152,26 +118,6 @@ def test_a_store_still_works_after_a_failed_commit(path: Path) -> None:
     assert [path] == list(path.parent.iterdir())
 
 
-def test_an_error_that_is_raised_again_and_again_has_its_notes_once(path: Path) -> None:
-    error = TypeError('a bytes-like object is required, not str')
-
-    def fail(*args: object) -> None:
-        raise error
-
-    format = SimpleNamespace(dump=fail, load=fail)
-    store = atomic_store.open(path, format=format)
-    for _ in range(3):
-        with pytest.raises(TypeError):
-            store.commit()
-    first, second = notes(error)
-    assert (first, 'is_binary' in second) == (f'while committing {str(path)!r}', True)
-    path.write_text('content')
-    for _ in range(3):
-        with pytest.raises(TypeError):
-            atomic_store.open(path, format=format)
-    assert notes(error) == [f'while loading {str(path)!r}', first, second]
-
-
 def test_a_commit_uses_the_current_attributes(path: Path) -> None:
     store = atomic_store.open(path, default=(1,))
     store.path = path.with_name('other')
@@ -182,34 +128,6 @@ def test_a_commit_uses_the_current_attributes(path: Path) -> None:
     assert [path.with_name('other')] == list(path.parent.iterdir())
     assert path.with_name('other').read_bytes() == pickle.dumps((1,), protocol=0)
     assert store.path == path.with_name('other')
-
-
-def test_ignore_inner_exits_may_be_assigned_in_a_context(path: Path) -> None:
-    with atomic_store.open(path, default=1) as store:
-        store.ignore_inner_exits = True
-        with store:
-            pass
-        assert not path.exists()
-        store.ignore_inner_exits = False
-        with store:
-            pass
-        assert path.exists()
-
-
-def test_a_store_may_be_made_without_open(path: Path) -> None:
-    store = atomic_store.AtomicStore(path, 1, pickle, True, None, {'protocol': 0}, None)
-    store.commit()
-    assert path.read_bytes() == pickle.dumps(1, protocol=0)
-    assert store.load_kwargs == {}
-    assert store.ignore_inner_exits is False
-
-
-def test_two_stores_on_one_path_are_independent(path: Path) -> None:
-    first, second = atomic_store.open(path, 1), atomic_store.open(path, 2)
-    with first, second:
-        assert (first.level, second.level) == (1, 1)
-        assert (first.value, second.value) == (1, 2)
-    assert read(path) == 1
 
 
 def test_repr_names_path_format_and_level(path: Path) -> None:
