@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import IO, Any
 
 import pytest
 from support import USER, in_child, left_alone, linux, names, notes, posix
@@ -17,34 +19,90 @@ import atomic_store
 # The working folder
 
 
+@pytest.fixture(params=['one', 'two'])
+def here(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """The working folder. It must not matter which one has the higher inode number."""
+    for name in 'one', 'two':
+        (tmp_path / name).mkdir()
+    path = tmp_path / request.param
+    monkeypatch.chdir(path)
+    return path
+
+
+@pytest.fixture
+def there(here: Path) -> Path:
+    """Another folder beside it."""
+    return here.with_name('two' if here.name == 'one' else 'one')
+
+
+def a_format_that_goes_to(folder: Path) -> Any:
+    def dump(value: object, file: IO[str]) -> None:
+        os.chdir(folder)
+        json.dump(value, file)
+
+    return SimpleNamespace(dump=dump, load=json.load)
+
+
 @pytest.mark.parametrize('name', ['state.json', 'sub/../state.json', b'./state.json'])
 def test_a_relative_path_means_the_same_file_after_the_working_folder_has_changed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str | bytes
+    here: Path, there: Path, name: str | bytes
 ) -> None:
-    (tmp_path / 'here/sub').mkdir(parents=True)
-    (tmp_path / 'there').mkdir()
-    monkeypatch.chdir(tmp_path / 'here')
+    (here / 'sub').mkdir()
     store = atomic_store.open(name, 'new')
-    monkeypatch.chdir(tmp_path / 'there')
+    os.chdir(there)
     store.commit()
-    assert (tmp_path / 'here/state.json').read_text() == '"new"'
-    assert names(tmp_path / 'there') == []
+    assert (here / 'state.json').read_text() == '"new"'
+    assert names(there) == []
     assert store.path == name
 
 
-def test_a_relative_path_is_resolved_on_assignment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_relative_path_means_the_same_file_if_dump_changes_the_working_folder(
+    here: Path, there: Path
 ) -> None:
-    for name in 'one', 'two', 'three':
-        (tmp_path / name).mkdir()
-    monkeypatch.chdir(tmp_path / 'one')
-    store = atomic_store.open('state.json', 'new')
-    monkeypatch.chdir(tmp_path / 'two')
-    store.path = 'other.json'
-    monkeypatch.chdir(tmp_path / 'three')
+    store = atomic_store.open('state.json', 'new', a_format_that_goes_to(there), False)
     store.commit()
-    assert [path.name for path in tmp_path.glob('*/*')] == ['other.json']
-    assert (tmp_path / 'two/other.json').read_text() == '"new"'
+    assert (names(here), names(there)) == (['state.json'], [])
+
+
+@linux
+def test_a_relative_path_leads_to_no_other_working_folder_if_its_own_was_replaced(
+    here: Path, there: Path
+) -> None:
+    store = atomic_store.open('state.json', 'new')
+    os.chdir(there)
+    here.rename(here.with_name('renamed'))
+    here.mkdir()
+    store.commit()
+    assert list(here.parent.rglob('*.json')) == [here / 'state.json']
+
+
+def test_a_relative_path_is_resolved_on_assignment(here: Path, there: Path) -> None:
+    store = atomic_store.open('state.json', 'new')
+    os.chdir(there)
+    store.path = 'other.json'
+    os.chdir(here.parent)
+    store.commit()
+    assert list(here.parent.rglob('*.json')) == [there / 'other.json']
+    assert (there / 'other.json').read_text() == '"new"'
+
+
+@posix
+def test_a_relative_path_works_in_a_folder_whose_path_cannot_be_had(
+    here: Path, there: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> str:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, 'getcwd', refuse)
+        store = atomic_store.open('state.json', 'new')
+        store.commit()
+        assert atomic_store.open('state.json').value == 'new'
+        os.chdir(there)
+        with left_alone(here.parent), pytest.raises(OSError, match='has changed'):
+            store.commit()
 
 
 @pytest.fixture
@@ -94,14 +152,8 @@ def test_a_relative_path_never_leads_to_a_folder_that_dump_has_gone_to(
     (folder / 'there/state.json').write_text('"another"')
 
     def work() -> None:
-        store = atomic_store.open('state.json', 'new')
-        dump = store.format.dump
-
-        def go(*args: object) -> None:
-            os.chdir(folder / 'there')
-            dump(*args)
-
-        store.format = SimpleNamespace(dump=go, load=store.format.load)
+        format = a_format_that_goes_to(folder / 'there')
+        store = atomic_store.open('state.json', 'new', format, False)
         with pytest.raises(OSError, match='has changed'):
             store.commit()
 
@@ -130,48 +182,6 @@ def test_a_relative_path_means_the_same_file_after_its_folders_were_renamed(
     (tmp_path / 'outer/inner').mkdir(parents=True)
     store.commit()
     assert names(tmp_path / 'outer/inner') == []
-
-
-# In both orders: it must not matter which folder has the higher inode number.
-HERE_AND_THERE = pytest.mark.parametrize(
-    ('here', 'there'), [('one', 'two'), ('two', 'one')]
-)
-
-
-@linux
-@HERE_AND_THERE
-def test_a_relative_path_leads_to_no_other_working_folder_if_its_own_was_replaced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: str, there: str
-) -> None:
-    for name in 'one', 'two':
-        (tmp_path / name).mkdir()
-    monkeypatch.chdir(tmp_path / here)
-    store = atomic_store.open('state.json', 'new')
-    monkeypatch.chdir(tmp_path / there)
-    (tmp_path / here).rename(tmp_path / 'renamed')
-    (tmp_path / here).mkdir()
-    store.commit()
-    assert [str(path) for path in tmp_path.rglob('*.json')] == [
-        f'{tmp_path}/{here}/state.json'
-    ]
-
-
-def test_a_relative_path_means_the_same_file_if_dump_changes_the_working_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in 'here', 'there':
-        (tmp_path / name).mkdir()
-    monkeypatch.chdir(tmp_path / 'here')
-    store = atomic_store.open('state.json', 'new')
-    dump = store.format.dump
-
-    def go(*args: object) -> None:
-        os.chdir(tmp_path / 'there')
-        dump(*args)
-
-    store.format = SimpleNamespace(dump=go, load=store.format.load)
-    store.commit()
-    assert (names(tmp_path / 'here'), names(tmp_path / 'there')) == (['state.json'], [])
 
 
 def enter_a_folder_and_delete_it(folder: Path) -> None:
@@ -287,21 +297,24 @@ def test_an_impossible_path_is_an_error_at_open_and_at_commit(
 # Folders
 
 
-def test_a_missing_folder_gives_the_default_and_may_be_made_before_the_commit(
+def test_a_missing_folder_gives_the_default_and_may_be_made_before_any_commit(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / 'missing/folder/state.json'
     store = atomic_store.open(path, default='default')
     assert store.value == 'default'
-    with left_alone(tmp_path), pytest.raises(FileNotFoundError) as raised:
+    for value in 'default', 'new':
+        store.value = value
+        with left_alone(tmp_path), pytest.raises(FileNotFoundError) as raised:
+            store.commit()
+        assert notes(raised.value) == [
+            f'while committing {os.fspath(path)!r}',
+            f'the folder {os.fspath(path.parent)!r} does not exist, and is not created',
+        ]
+        path.parent.mkdir(parents=True)
         store.commit()
-    assert notes(raised.value) == [
-        f'while committing {os.fspath(path)!r}',
-        f'the folder {os.fspath(path.parent)!r} does not exist, and is not created',
-    ]
-    path.parent.mkdir(parents=True)
-    store.commit()
-    assert path.read_text() == '"default"'
+        assert path.read_text() == f'"{value}"'
+        shutil.rmtree(tmp_path / 'missing')
 
 
 @posix
@@ -314,20 +327,6 @@ def test_a_path_through_a_missing_folder_and_back_leads_nowhere(
     assert store.value == 'default'
     with left_alone(tmp_path), pytest.raises(FileNotFoundError):
         store.commit()
-
-
-def test_the_folder_may_be_removed_and_made_again(tmp_path: Path) -> None:
-    path = tmp_path / 'folder/state.json'
-    path.parent.mkdir()
-    store = atomic_store.open(path, 'old')
-    store.commit()
-    shutil.rmtree(path.parent)
-    with pytest.raises(FileNotFoundError):
-        store.commit()
-    path.parent.mkdir()
-    store.value = 'new'
-    store.commit()
-    assert path.read_text() == '"new"'
 
 
 def test_a_path_through_a_file_is_an_error_at_open_and_at_commit(
@@ -355,24 +354,3 @@ def test_a_folder_that_may_not_be_entered_is_an_error_at_open_and_at_commit(
             in_child(action, uid=USER)
     (folder / 'closed').chmod(0o700)
     assert names(folder / 'closed') == []
-
-
-@posix
-@HERE_AND_THERE
-def test_a_relative_path_works_in_a_folder_whose_path_cannot_be_had(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: str, there: str
-) -> None:
-    def refuse() -> str:
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-
-    for name in 'one', 'two':
-        (tmp_path / name).mkdir()
-    monkeypatch.chdir(tmp_path / here)
-    with monkeypatch.context() as patch:
-        patch.setattr(os, 'getcwd', refuse)
-        store = atomic_store.open('state.json', 'new')
-        store.commit()
-        assert atomic_store.open('state.json').value == 'new'
-        os.chdir(tmp_path / there)
-        with left_alone(tmp_path), pytest.raises(OSError, match='has changed'):
-            store.commit()
