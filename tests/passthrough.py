@@ -29,6 +29,10 @@ except OSError:
 
 fork = multiprocessing.get_context('fork')
 
+# An access control list like those of NFS and ZFS. The kernel knows nothing of it: what
+# it says is up to the file system. It is kept where the real file system can.
+LIST, LIST_KEPT_AS = 'system.nfs4_acl', 'user.list'
+
 STATUS = ('st_mode', 'st_nlink', 'st_uid', 'st_gid', 'st_size', 'st_ino', 'st_blocks')
 
 
@@ -73,17 +77,9 @@ class Passthrough:
 
     @operation
     def getattr(self, path: str, file: int | None) -> dict[str, int]:
-        return self.status(path, file)
-
-    @staticmethod
-    def status(path: str, file: int | None) -> dict[str, int]:
         status = os.lstat(path) if file is None else os.fstat(file)
         times = {f'st_{t}time': getattr(status, f'st_{t}time_ns') for t in 'amc'}
         return times | {name: getattr(status, name) for name in STATUS}
-
-    @operation
-    def readlink(self, path: str) -> str:
-        return os.readlink(path)
 
     @operation
     def opendir(self, path: str) -> int:
@@ -118,10 +114,6 @@ class Passthrough:
         return os.pwrite(file, data, offset)
 
     @operation
-    def truncate(self, path: str, length: int, file: int | None = None) -> None:
-        os.truncate(path if file is None else file, length)
-
-    @operation
     def flush(self, path: str, file: int) -> None:
         pass
 
@@ -143,23 +135,19 @@ class Passthrough:
 
     @operation
     def listxattr(self, path: str) -> list[str]:
-        return os.listxattr(path)
+        return [name.replace(LIST_KEPT_AS, LIST) for name in os.listxattr(path)]
 
     @operation
     def getxattr(self, path: str, name: str) -> bytes:
-        return os.getxattr(path, name)
+        return os.getxattr(path, name.replace(LIST, LIST_KEPT_AS))
 
     @operation
     def setxattr(self, path: str, name: str, value: bytes, flags: int) -> None:
-        os.setxattr(path, name, value, flags)
+        os.setxattr(path, name.replace(LIST, LIST_KEPT_AS), value, flags)
 
     @operation
     def removexattr(self, path: str, name: str) -> None:
-        os.removexattr(path, name)
-
-    @operation
-    def link(self, path: str, other: str) -> None:
-        os.link(self.source + other, path)
+        os.removexattr(path, name.replace(LIST, LIST_KEPT_AS))
 
     @operation
     def rename(self, path: str, new: str) -> None:
