@@ -294,7 +294,7 @@ def test_json_is_the_same_where_the_whole_text_does_not_fit_in_memory(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / 'state'
-    program = [sys.executable, '-P', '-c', MEMORY_FOR_HALF_THE_TEXT, path]
+    program = [sys.executable, '-P', '-c', MEMORY_FOR_HALF_THE_TEXT, str(path)]
     subprocess.run(program, check=True)
     value = json.loads(path.read_bytes())
     assert value == [value[0]] * 20_000 + ['the end']

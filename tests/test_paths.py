@@ -26,7 +26,7 @@ def here(
     """The working folder. It must not matter which one has the higher inode number."""
     for name in 'one', 'two':
         (tmp_path / name).mkdir()
-    path = tmp_path / request.param
+    path = tmp_path / str(request.param)
     monkeypatch.chdir(path)
     return path
 
