@@ -44,14 +44,7 @@ def kill(way: str, size: int, kills: int) -> int:
         path = Path(folder, 'state.json')
         atomic_store.open(path, '0' * size).commit()
         for _ in range(kills):
-            command: list[str | Path] = [
-                sys.executable,
-                __file__,
-                '--commit',
-                way,
-                path,
-                str(size),
-            ]
+            command = [sys.executable, __file__, '--commit', way, str(path), str(size)]
             with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
                 assert process.stdout
                 process.stdout.readline()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import binascii
 import contextlib
 import json
 import os
@@ -44,20 +45,13 @@ class Texts(atomic_store.AbstractFormatFile):
 
 
 class Chunks(atomic_store.AbstractFormatBstr):
-    """A list of ``bytes``, each after its length."""
+    """A list of ``bytes``, each in hexadecimal digits on a line of its own."""
 
     def dumps(self, value: list[bytes]) -> bytes:
-        return b''.join(bytes([len(chunk)]) + chunk for chunk in value)
+        return b''.join(binascii.hexlify(chunk) + b'\n' for chunk in value)
 
     def loads(self, data: bytes) -> list[bytes]:
-        chunks = []
-        while data:
-            length, data = data[0], data[1:]
-            if len(data) < length:
-                raise ValueError('cut off')
-            chunks.append(data[:length])
-            data = data[length:]
-        return chunks
+        return [binascii.unhexlify(line) for line in data.splitlines()]
 
 
 class Kind(NamedTuple):
