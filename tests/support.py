@@ -96,6 +96,15 @@ def notes(error: BaseException) -> list[str]:
     return getattr(error, '__notes__', [])
 
 
+def raising(error: BaseException) -> Callable[..., Any]:
+    """Make a function that takes any arguments and raises the error."""
+
+    def fail(*args: object, **kwargs: object) -> Any:
+        raise error
+
+    return fail
+
+
 # Folders
 
 

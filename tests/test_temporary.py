@@ -92,6 +92,7 @@ def test_it_becomes_the_file_itself_unless_it_cannot_get_a_name(
 def test_a_format_sees_a_number_instead_of_a_name(
     tmp_path: Path, is_binary: bool
 ) -> None:
+    """If it is a name, pandas' to_parquet() writes to the file of that name."""
     found: list[object] = []
     format = SimpleNamespace(
         dump=lambda value, file: found.extend([file.name, file.fileno()]),
@@ -490,28 +491,6 @@ def test_it_does_not_stay_after_an_error_of_the_format(
     store.format = a_format(dump)
     with left_alone(tmp_path), pytest.raises(Failure):
         store.commit()
-
-
-@posix  # which gives a new file the lowest descriptor that is free
-def test_what_a_format_keeps_of_it_does_not_write_to_another_file(
-    tmp_path: Path,
-) -> None:
-    kept = []
-
-    def detach_and_fail(file: IO[str]) -> None:
-        kept.append(file.detach())  # type: ignore[attr-defined]
-        kept[0].write(b'pending')
-        raise Failure
-
-    store = a_store(tmp_path)
-    store.format = a_format(detach_and_fail)
-    with pytest.raises(Failure):
-        store.commit()
-    with (tmp_path / 'other').open('wb'):
-        with contextlib.suppress(ValueError):
-            kept[0].flush()
-        kept.clear()
-    assert (tmp_path / 'other').read_bytes() == b''
 
 
 @posix
