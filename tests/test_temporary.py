@@ -37,6 +37,7 @@ from support import (
     linux,
     names,
     posix,
+    raising,
     root,
 )
 
@@ -144,31 +145,9 @@ def test_it_has_a_name_where_every_file_must_have_one(
 def test_it_is_copied_where_it_cannot_get_a_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    def refuse(*args: Any, **kwargs: Any) -> None:
-        raise error
-
     store = a_store(tmp_path)
-    monkeypatch.setattr(os, 'link', refuse)
+    monkeypatch.setattr(os, 'link', raising(error))
     assert commits(store) == []
-
-
-@linux
-def test_it_is_copied_where_its_name_leads_to_another_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The file system, or a /proc that is not the kernel's, may not do what it says."""
-    link, made = os.link, list[str]()
-
-    def link_another(source: str, name: str, **kwargs: Any) -> None:
-        made.append(name)
-        link(tmp_path / 'other', name)
-
-    store = a_store(tmp_path)
-    (tmp_path / 'other').write_text(json.dumps(store.value))  # just as long
-    monkeypatch.setattr(os, 'link', link_another)
-    assert commits(store) == []
-    assert len(made) == 1
-    assert (tmp_path / 'other').stat().st_nlink == 1
 
 
 @linux
@@ -249,37 +228,27 @@ def test_where_proc_is_a_plain_copy_its_files_do_not_get_the_name(
     assert [path.stat().st_nlink for path in copy.iterdir()] == [1] * 100
 
 
-@contextmanager
-def bindfs(source: Path, target: Path) -> Iterator[None]:
-    """Mount a folder where every file must have a name."""
-    subprocess.run(['bindfs', source, target], check=True)
-    try:
-        with pytest.raises(OSError, match=os.strerror(errno.EOPNOTSUPP)):
-            os.open(target, os.O_TMPFILE | os.O_WRONLY)
-        yield
-    finally:
-        subprocess.run(['umount', '-l', target], check=True)
-
-
 @linux
 @root
 @command('bindfs')
 def test_each_commit_decides_again_whether_it_has_a_name(
     tmp_path: Path, temporary_file: str
 ) -> None:
-    for name in 'plain', 'source', 'target':
-        (tmp_path / name).mkdir()
-    count = 1 if temporary_file == 'named' else 0
-    with bindfs(tmp_path / 'source', tmp_path / 'target'):
-        plain, other = a_store(tmp_path / 'plain'), a_store(tmp_path / 'target')
+    source, target = tmp_path / 'source', tmp_path / 'target'
+    source.mkdir()
+    target.mkdir()
+    store = a_store(source)
+    subprocess.run(['bindfs', source, target], check=True)
+    try:
+        with pytest.raises(OSError, match=os.strerror(errno.EOPNOTSUPP)):
+            os.open(target, os.O_TMPFILE | os.O_WRONLY)
         for _ in range(2):
-            assert len(commits(plain)) == count
-            assert len(commits(other)) == 1
-            # Move one store from one folder to the other, and back.
-            plain.path, other.path = other.path, plain.path
-            assert len(commits(plain)) == 1
-            assert len(commits(other)) == count
-            plain.path, other.path = other.path, plain.path
+            store.path = target / 'state.json'
+            assert len(commits(store)) == 1
+            store.path = source / 'state.json'
+            assert len(commits(store)) == (1 if temporary_file == 'named' else 0)
+    finally:
+        subprocess.run(['umount', '-l', target], check=True)
 
 
 @linux
@@ -407,19 +376,6 @@ def test_if_all_names_are_taken_that_is_an_error_and_they_stay(
     assert fails(store, errno.EEXIST) == []
 
 
-@linux
-def test_the_target_of_a_link_with_its_name_is_not_written_to(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, temporary_file: str
-) -> None:
-    store = a_store(tmp_path)
-    (tmp_path / 'other').write_text('other')
-    for name in take_names(tmp_path, monkeypatch, 1):
-        (tmp_path / name).unlink()
-        (tmp_path / name).symlink_to('other')
-    commits(store)
-    assert (tmp_path / 'other').read_text() == 'other'
-
-
 def take_names(folder: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> list[str]:
     """Create other files under this many of the names that are tried."""
     urandom, calls = os.urandom, iter(range(count))
@@ -461,34 +417,25 @@ class Failure(BaseException):
     """An error that no code expects."""
 
 
-def fail(file: IO[str]) -> None:
-    raise Failure
-
-
-def fail_after_writing(file: IO[str]) -> None:
-    file.write('half' * 10_000)
-    raise Failure
-
-
-def fail_after_closing(file: IO[str]) -> None:
-    file.close()
-    raise Failure
-
-
-def fail_after_detaching(file: IO[str]) -> None:
-    file.detach().close()  # type: ignore[attr-defined]
-    raise Failure
-
-
 @pytest.mark.usefixtures('temporary_file')
 @pytest.mark.parametrize(
-    'dump', [fail, fail_after_writing, fail_after_closing, fail_after_detaching]
+    'use',
+    [
+        lambda file: None,
+        lambda file: file.write('half' * 10_000),
+        lambda file: file.close(),
+        lambda file: file.detach().close(),
+    ],
 )
 def test_it_does_not_stay_after_an_error_of_the_format(
-    tmp_path: Path, dump: Callable[[IO[str]], None]
+    tmp_path: Path, use: Callable[[IO[str]], object]
 ) -> None:
+    def dump(value: object, file: IO[str]) -> None:
+        use(file)
+        raise Failure
+
     store = a_store(tmp_path)
-    store.format = a_format(dump)
+    store.format = SimpleNamespace(dump=dump, load=json.load)
     with left_alone(tmp_path), pytest.raises(Failure):
         store.commit()
 
@@ -532,11 +479,8 @@ def test_a_child_that_is_forked_while_a_format_writes_leaves_it_to_its_parent(
 def test_it_does_not_stay_after_an_error_of_the_system(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int
 ) -> None:
-    def refuse(*args: Any) -> None:
-        raise OSError(number, os.strerror(number))
-
     store = a_store(tmp_path)
-    monkeypatch.setattr(os, call, refuse)
+    monkeypatch.setattr(os, call, raising(OSError(number, os.strerror(number))))
     assert fails(store, number) == []
 
 
@@ -613,10 +557,8 @@ def test_it_stays_if_it_is_the_only_copy(
     (name,) = names(tmp_path)
     assert json.loads((tmp_path / name).read_text()) == store.value
     _, note = raised.value.__notes__
-    assert (
-        note
-        == f'the old file is gone, the new value is in {os.fspath(tmp_path / name)!r}'
-    )
+    path = tmp_path / name
+    assert note == f'the old file is gone, the new value is in {os.fspath(path)!r}'
 
 
 @posix
@@ -636,9 +578,7 @@ def test_it_is_not_called_the_only_copy_after_its_folder_is_removed(
     with pytest.raises(FileNotFoundError) as raised:
         store.commit()
     _, note = raised.value.__notes__
-    assert (
-        note == f'the folder {os.fspath(folder)!r} does not exist, and is not created'
-    )
+    assert note.endswith('does not exist, and is not created')
 
 
 @posix
@@ -647,8 +587,7 @@ def test_it_is_not_called_the_only_copy_after_its_folder_is_removed(
 def test_it_is_not_called_the_only_copy_after_the_connection_breaks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    def refuse(*args: Any, **kwargs: Any) -> None:
-        raise OSError(number, os.strerror(number))
+    refuse = raising(OSError(number, os.strerror(number)))
 
     def break_the_connection(*args: Any) -> None:
         for call in 'lstat', 'stat', 'unlink':
@@ -670,11 +609,8 @@ def test_it_is_not_called_the_only_copy_after_the_connection_breaks(
 def test_it_does_not_stay_if_there_was_no_file_to_lose(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(source: str, target: str) -> None:
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-
     store = atomic_store.open(tmp_path / 'state.json', 'new')
-    monkeypatch.setattr(os, 'replace', refuse)
+    monkeypatch.setattr(os, 'replace', raising(OSError(errno.EACCES, 'refused')))
     assert fails(store, errno.EACCES) == []
 
 
@@ -683,9 +619,7 @@ def test_it_does_not_stay_if_there_was_no_file_to_lose(
 def test_if_it_cannot_be_removed_a_note_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*args: Any) -> None:
-        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
-
+    refuse = raising(OSError(errno.EPERM, 'refused'))
     store = a_store(tmp_path)
     monkeypatch.setattr(os, 'replace', refuse)
     with monkeypatch.context() as patch, pytest.raises(PermissionError) as raised:
@@ -774,6 +708,8 @@ def refuse_after_the_rename(
             else os.path.samefile(file, folder / name)
         )
         if is_named:
+            if call == 'close':
+                function(file)  # it is closed despite the error
             raise error
         return function(file, *args)
 
@@ -808,6 +744,7 @@ WHICH = pytest.mark.parametrize(
         ('open', OSError(errno.EACCES, 'refused')),
         ('open', OSError(errno.EIO, 'refused')),
         ('open', RuntimeError('any other')),
+        ('close', OSError(errno.EIO, 'refused')),
     ],
 )
 def test_a_folder_that_cannot_be_synced_is_no_error(
@@ -855,28 +792,6 @@ def test_if_the_sync_of_the_folder_fails_a_note_says_that_the_value_is_new(
     assert atomic_store.open(store.path).value == store.value
     assert names(tmp_path) == ['state.json']
     assert descriptors() == before
-
-
-@linux
-def test_an_error_in_closing_after_the_rename_is_no_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store, before = a_store(tmp_path), descriptors()
-    close, replace = os.close, os.replace
-
-    def replace_and_refuse(source: str, target: str) -> None:
-        replace(source, target)
-        patch.setattr(os, 'close', close_and_refuse)  # of the folder
-
-    def close_and_refuse(descriptor: int) -> None:
-        close(descriptor)
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, 'replace', replace_and_refuse)
-        store.commit()
-    assert descriptors() == before
-    assert atomic_store.open(store.path).value == store.value
 
 
 @linux
