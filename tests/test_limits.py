@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -87,6 +87,20 @@ def says_that_the_folder_must_be_writable(hint: str, folder: Path) -> bool:
     )
 
 
+def forbidden_commit(store: atomic_store.AtomicStore) -> list[str]:
+    """Commit as another user, who may not. Return the notes after the first one."""
+
+    def commit() -> list[str]:
+        with pytest.raises(PermissionError) as raised:
+            store.commit()
+        first, *others = notes(raised.value)
+        assert first == f'while committing {str(store.path)!r}'
+        return others
+
+    found: list[str] = in_child(commit, uid=USER)
+    return found
+
+
 @contextmanager
 def forbidden(folder: Path) -> Iterator[None]:
     folder.chmod(0o555)
@@ -110,22 +124,23 @@ def test_a_folder_that_may_not_be_entered_is_not_called_read_only(folder: Path) 
     os.chmod(folder / 'store', 0o666)
     store = a_store(folder)
     store.path = folder / 'store/state.json'
-
-    def commit() -> list[str]:
-        with pytest.raises(PermissionError) as raised:
-            store.commit()
-        return notes(raised.value)[1:]
-
-    assert in_child(commit, uid=USER) == []
+    assert forbidden_commit(store) == []
 
 
 @contextmanager
-def read_only(folder: Path) -> Iterator[None]:
-    subprocess.run(['mount', '-o', 'remount,bind,ro', folder], check=True)
+def between(*commands: list[str | Path]) -> Iterator[None]:
+    """Run one command before the block and one after it."""
+    before, after = commands
+    subprocess.run(before, check=True)
     try:
         yield
     finally:
-        subprocess.run(['mount', '-o', 'remount,bind,rw', folder], check=True)
+        subprocess.run(after, check=True)
+
+
+def read_only(folder: Path) -> AbstractContextManager[None]:
+    remount = ['mount', folder, '-o']
+    return between([*remount, 'remount,bind,ro'], [*remount, 'remount,bind,rw'])
 
 
 @root
@@ -152,13 +167,8 @@ def test_a_read_only_mount_with_one_writable_file(tmp_path: Path) -> None:
     assert says_that_the_folder_must_be_writable(hint, tmp_path / 'store')
 
 
-@contextmanager
-def flagged(path: Path, flag: str) -> Iterator[None]:
-    subprocess.run(['chattr', f'+{flag}', path], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(['chattr', f'-{flag}', path], check=True)
+def flagged(path: Path, flag: str) -> AbstractContextManager[None]:
+    return between(['chattr', f'+{flag}', path], ['chattr', f'-{flag}', path])
 
 
 @root
@@ -196,13 +206,7 @@ def test_a_format_without_permission_is_not_a_read_only_folder(
     (folder / 'secret').touch(mode=0)
     store = atomic_store.open(folder / 'state', format=Format(dump))
     folder.chmod(0o333)
-
-    def commit() -> list[str]:
-        with pytest.raises(PermissionError) as raised:
-            store.commit()
-        return notes(raised.value)
-
-    assert in_child(commit, uid=USER) == [f'while committing {str(store.path)!r}']
+    assert forbidden_commit(store) == []
 
 
 class Format(atomic_store.AbstractFormatFile):
@@ -212,9 +216,7 @@ class Format(atomic_store.AbstractFormatFile):
 
 # A file that must not be replaced
 
-
 IMMUTABLE = 'the file is immutable: see chattr(1)'
-APPEND_ONLY = 'the file is append-only: see chattr(1)'
 
 
 def says_that_the_file_is_anothers(hint: str, folder: Path) -> bool:
@@ -227,8 +229,7 @@ def says_that_the_file_is_anothers(hint: str, folder: Path) -> bool:
 @command('chattr')
 @pytest.mark.parametrize(
     ('flag', 'note'),
-    [('i', IMMUTABLE), ('a', APPEND_ONLY)],
-    ids=['immutable', 'append-only'],
+    [('i', IMMUTABLE), ('a', 'the file is append-only: see chattr(1)')],
 )
 def test_a_file_that_must_not_be_replaced(tmp_path: Path, flag: str, note: str) -> None:
     store = a_store(tmp_path)
@@ -252,13 +253,7 @@ def test_another_users_file_that_cannot_be_read(folder: Path) -> None:
     folder.chmod(0o1777)
     store = a_store(folder)
     (folder / 'state.json').chmod(0o600)
-
-    def commit() -> list[str]:
-        with pytest.raises(PermissionError) as raised:
-            store.commit()
-        return notes(raised.value)[1:]
-
-    (hint,) = in_child(commit, uid=USER)
+    (hint,) = forbidden_commit(store)
     assert says_that_the_file_is_anothers(hint, folder)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import freezegun
 import pytest
+from support import raising
 
 import atomic_store
 from atomic_store import _files
@@ -90,11 +91,6 @@ def test_the_given_dicts_are_kept(tmp_path: Path) -> None:
     assert (tmp_path / 'store').read_text() == '[\n 1\n]'
 
 
-def test_an_existing_file_gives_its_value(tmp_path: Path) -> None:
-    (tmp_path / 'store').write_text('{"a": null}')
-    assert atomic_store.open(tmp_path / 'store', default=1).value == {'a': None}
-
-
 def test_the_value_of_a_file_may_be_none(tmp_path: Path) -> None:
     (tmp_path / 'store').write_text('null')
     assert atomic_store.open(tmp_path / 'store', default=1).value is None
@@ -153,24 +149,6 @@ def test_a_new_store_neither_waits_nor_lists_the_folder(
         store.commit()
 
 
-def test_a_file_is_loaded_that_is_missing_for_a_moment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    looks = 0
-
-    def miss_four_times(*args: Any, **kwargs: Any) -> Any:
-        nonlocal looks
-        looks += 1
-        if looks < 5:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        return open(*args, **kwargs)
-
-    (tmp_path / 'state').write_text('"value"')
-    on_fuse(monkeypatch)
-    monkeypatch.setattr(_files, 'open_file', miss_four_times)
-    assert atomic_store.open(tmp_path / 'state', 'default').value == 'value'
-
-
 @pytest.mark.parametrize('is_slow', [True, False])
 def test_a_file_that_is_listed_but_never_found_is_an_error_after_a_second(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_slow: bool
@@ -197,14 +175,11 @@ def test_a_file_that_is_listed_but_never_found_is_an_error_after_a_second(
 def test_looking_for_a_file_ends_even_if_a_test_has_stopped_the_clock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def miss(*args: object, **kwargs: object) -> None:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-
     waits: list[float] = []
     (tmp_path / 'state').write_text('"value"')
     on_fuse(monkeypatch)
     monkeypatch.setattr(time, 'sleep', waits.append)
-    monkeypatch.setattr(_files, 'open_file', miss)
+    monkeypatch.setattr(_files, 'open_file', raising(FileNotFoundError()))
     with freezegun.freeze_time('2000-01-01'), pytest.raises(FileNotFoundError):
         atomic_store.open(tmp_path / 'state', 'default')
     assert sum(waits) < 2

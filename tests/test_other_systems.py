@@ -8,24 +8,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import a_store, commits, fails, linux, posix
+from support import a_store, commits, fails, linux, posix, raising
 
 import atomic_store
 from atomic_store import _replacement
 
 
-@pytest.mark.parametrize(
-    'lacks',
-    [
-        pytest.param(['listxattr'], id='macOS'),
-        pytest.param(['listxattr', 'fchown', 'fchmod', 'O_DIRECTORY'], id='Windows'),
-    ],
-)
-def test_a_commit_works_without_what_a_system_lacks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacks: list[str]
+def test_a_commit_works_without_what_windows_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_replacement, '_O_TMPFILE', None)
-    for name in lacks:
+    for name in 'listxattr', 'fchown', 'fchmod', 'O_DIRECTORY':
         monkeypatch.delattr(os, name, raising=False)
     store = atomic_store.open(tmp_path / 'state.json', 'first')
     commits(store)
@@ -34,13 +27,15 @@ def test_a_commit_works_without_what_a_system_lacks(
 
 
 @posix
-def test_permissions_are_kept_on_a_system_without_attributes(
+def test_permissions_are_kept_on_a_system_without_attributes_such_as_macos(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_replacement, '_O_TMPFILE', None)
     monkeypatch.delattr(os, 'listxattr', raising=False)
-    store = a_store(tmp_path)
+    store = atomic_store.open(tmp_path / 'state.json', 'first')
+    commits(store)
     (tmp_path / 'state.json').chmod(0o640)
+    store.value = 'second'
     commits(store)
     assert (tmp_path / 'state.json').stat().st_mode & 0o7777 == 0o640
 
@@ -49,21 +44,13 @@ def test_permissions_are_kept_on_a_system_without_attributes(
 
 
 @linux
-@pytest.mark.parametrize('error', [AttributeError, NotImplementedError])
 def test_a_file_is_copied_where_python_cannot_link(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Older ones have no os.link(), newer ones have it without linkat(2)."""
+    """Newer ones have os.link(), but without linkat(2): see test_temporary."""
     store = a_store(folder)
     (folder / 'state.json').chmod(0o640)
-    if error is AttributeError:
-        monkeypatch.delattr(os, 'link')
-    else:
-
-        def link(*args: object, **kwargs: object) -> None:
-            raise NotImplementedError('src_dir_fd unavailable on this platform')
-
-        monkeypatch.setattr(os, 'link', link)
+    monkeypatch.delattr(os, 'link')
     for value in 'new', 'new' * 1_000_000, '':
         store.value = value
         assert commits(store) == []  # a kill during the write still leaves nothing
@@ -100,42 +87,31 @@ def imitate_macos(monkeypatch: pytest.MonkeyPatch, number: int = 0) -> list[str]
 
 
 @posix
-def test_macos_syncs_file_and_folder_with_f_fullfsync(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = a_store(tmp_path)
-    syncs = imitate_macos(monkeypatch)
-    commits(store)
-    assert syncs == ['F_FULLFSYNC', 'F_FULLFSYNC']
-
-
-@posix
 @pytest.mark.parametrize(
-    'number',
+    ('number', 'calls'),
     [
-        errno.ENOTTY,  # exFAT
-        errno.ENOTSUP,  # SMB
-        errno.EINVAL,  # macFUSE
-        errno.EIO,
+        (0, ['F_FULLFSYNC']),
+        *(
+            (number, ['F_FULLFSYNC', 'fsync'])
+            # of exFAT, SMB, macFUSE, and any other
+            for number in (errno.ENOTTY, errno.ENOTSUP, errno.EINVAL, errno.EIO)
+        ),
     ],
 )
-def test_macos_syncs_with_fsync_if_f_fullfsync_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+def test_macos_syncs_file_and_folder_with_f_fullfsync_or_else_fsync(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, calls: list[str]
 ) -> None:
     store = a_store(tmp_path)
     syncs = imitate_macos(monkeypatch, number)
     commits(store)
-    assert syncs == ['F_FULLFSYNC', 'fsync'] * 2
+    assert syncs == calls * 2
 
 
 @posix
 def test_an_error_of_both_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fsync(descriptor: int) -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
     store = a_store(tmp_path)
     imitate_macos(monkeypatch, errno.ENOTTY)
-    monkeypatch.setattr(os, 'fsync', fsync)
+    monkeypatch.setattr(os, 'fsync', raising(OSError(errno.EIO, 'refused')))
     assert fails(store, errno.EIO) == []

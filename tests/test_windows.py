@@ -30,6 +30,7 @@ from support import (
     names,
     notes,
     posix,
+    raising,
     start_process,
     windows,
 )
@@ -91,25 +92,16 @@ IN_USE = pytest.mark.parametrize(
 
 
 @IN_USE
+@pytest.mark.parametrize('is_new', [False, True])
 def test_a_file_in_use_is_replaced_when_it_is_free(
     store: atomic_store.AtomicStore,
     monkeypatch: pytest.MonkeyPatch,
     waits: list[float],
     winerror: int,
+    is_new: bool,
 ) -> None:
-    calls = refuse(monkeypatch, _windows, 'replace_atomic', winerror, times=9)
-    commits(store)
-    assert (len(calls), len(waits)) == (10, 9)
-
-
-@IN_USE
-def test_a_temporary_file_in_use_is_renamed_when_it_is_free(
-    store: atomic_store.AtomicStore,
-    monkeypatch: pytest.MonkeyPatch,
-    waits: list[float],
-    winerror: int,
-) -> None:
-    os.unlink(os.fsdecode(store.path))
+    if is_new:  # then the temporary file is in use
+        os.unlink(os.fsdecode(store.path))
     calls = refuse(monkeypatch, _windows, 'replace_atomic', winerror, times=9)
     commits(store)
     assert (len(calls), len(waits)) == (10, 9)
@@ -268,11 +260,8 @@ def test_an_error_of_the_c_library_means_in_use_only_on_windows(
 ) -> None:
     """The errors of open() have no winerror there."""
 
-    def refused(*args: Any, **kwargs: Any) -> IO[Any]:
-        raise OSError(number, 'refused')
-
     path = os.fspath(store.path)
-    monkeypatch.setattr(_files, 'open_file', refused)
+    monkeypatch.setattr(_files, 'open_file', raising(OSError(number, 'refused')))
     with monkeypatch.context() as patch, pytest.raises(OSError, match='refused'):
         patch.setattr(os, 'name', system)
         atomic_store.open(path, 'default')
@@ -282,11 +271,8 @@ def test_an_error_of_the_c_library_means_in_use_only_on_windows(
 def test_a_path_through_a_file_is_an_error_at_open_where_the_system_finds_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def find_nothing(path: str, *args: Any, **kwargs: Any) -> IO[Any]:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-
     (tmp_path / 'file').touch()
-    monkeypatch.setattr(_files, 'open_file', find_nothing)
+    monkeypatch.setattr(_files, 'open_file', raising(FileNotFoundError('nothing')))
     for path in 'file/state.json', 'file/folder/state.json':
         with pytest.raises(NotADirectoryError):
             atomic_store.open(tmp_path / path, 'default')
