@@ -139,7 +139,7 @@ def between(*commands: list[str | Path]) -> Iterator[None]:
 
 
 def read_only(folder: Path) -> AbstractContextManager[None]:
-    remount = ['mount', folder, '-o']
+    remount: list[str | Path] = ['mount', folder, '-o']
     return between([*remount, 'remount,bind,ro'], [*remount, 'remount,bind,rw'])
 
 
