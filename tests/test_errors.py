@@ -27,6 +27,7 @@ from itertools import product
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from support import USER, in_child, left_alone, notes, posix, raising
@@ -156,7 +157,7 @@ def test_an_empty_file_without_permission_is_not_called_empty(folder: Path) -> N
 
 @pytest.mark.parametrize('encoding', ['utf-16-le', 'utf-16-be'])
 @pytest.mark.parametrize('mark', ['\ufeff', ''])
-@pytest.mark.parametrize('text', ['{"name": "Zoë ♥"}\r\n', '1'])
+@pytest.mark.parametrize('text', ['{"name": "Zoë ♥"}\r\n', '1', '["♥"]', '1 ' * 9999])
 def test_text_in_utf_16_is_an_error_that_says_so(
     path: Path, encoding: str, mark: str, text: str
 ) -> None:
@@ -186,6 +187,7 @@ BINARY = bytes(range(256))
         b'"' + BINARY + b'"',
         b'{"a": "x\0y"}',
         b'1\0abcd',
+        b'a\0bcde',
         b'\0001abcd',
     ],
 )
@@ -562,7 +564,9 @@ class Static:
     def dumps(value: Any) -> bytes:
         raise TypeError('the value is no number')
 
-    loads = dumps
+    @staticmethod
+    def loads(data: Any) -> Any:
+        raise TypeError('the value is no number')
 
 
 MODULE = ModuleType('a_module')
@@ -633,7 +637,7 @@ class Keyed(atomic_store.AbstractFormatBstr):
         ),
         (
             SimpleNamespace(
-                encode=lambda value, key, salt, rounds=1: None,
+                encode=lambda value, key, salt, rounds=ANY: None,
                 decode=lambda data, *, key, salt: None,
             ),
             {},

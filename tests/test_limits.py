@@ -28,6 +28,7 @@ import atomic_store
 
 if sys.platform != 'linux':
     pytest.skip('needs Linux', allow_module_level=True)
+import fcntl
 import resource
 
 pytestmark = pytest.mark.usefixtures('temporary_file')
@@ -180,6 +181,28 @@ def test_an_immutable_folder(tmp_path: Path) -> None:
     commits(store)
 
 
+@contextmanager
+def creating_fails(number: int) -> Iterator[None]:
+    """Let creating a file fail for a reason that the file system does not show."""
+    open_file = os.open
+
+    def refuse(path: str, flags: int, *args: int) -> int:
+        if flags & os.O_RDWR:
+            raise OSError(number, os.strerror(number), path)
+        return open_file(path, flags, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, 'open', refuse)
+        yield
+
+
+@pytest.mark.parametrize('number', [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_a_folder_that_cannot_have_a_new_file_is_not_called_read_only(
+    tmp_path: Path, number: int
+) -> None:
+    assert fails(a_store(tmp_path), number, creating_fails(number)) == []
+
+
 @pytest.mark.parametrize('is_relative', [False, True])
 def test_a_link_into_a_read_only_folder(folder: Path, is_relative: bool) -> None:
     (folder / 'target').mkdir()
@@ -326,6 +349,15 @@ def test_a_flag_or_an_owner_that_is_not_the_reason_is_not_named(folder: Path) ->
         assert fails_to_rename(store, errno.EACCES, errno.EIO, uid=USER) == []
 
 
+def test_a_flag_that_forbids_nothing_is_not_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = (0xFFFFFFFF & ~0x30).to_bytes(4, sys.byteorder)  # all but i and a
+    store = a_store(tmp_path)
+    monkeypatch.setattr(fcntl, 'ioctl', lambda *args: others)
+    assert fails_to_rename(store, errno.EPERM, uid=None) == []
+
+
 @root
 @pytest.mark.parametrize('name', ['state.json', 'a b\tc\nd\\e#é'])
 def test_a_file_that_is_mounted_itself(tmp_path: Path, name: str) -> None:
@@ -336,7 +368,8 @@ def test_a_file_that_is_mounted_itself(tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()
     with mounted(tmp_path / name, '--bind', tmp_path / 'elsewhere/state.json'):
         (hint,) = fails(store, errno.EBUSY)
-        assert fails(store, errno.EIO, renaming_fails(errno.EIO)) == []
+        for number in errno.EIO, errno.ENOSPC:
+            assert fails(store, number, renaming_fails(number)) == []
     assert hint == 'the file is a mount point, as in containers: mount its folder'
     commits(store)
 
