@@ -63,11 +63,17 @@ _NO_JOURNAL = Kind(
 SAFE = {
     'ext4': Kind('ext4', f'mkfs.ext4 -q -b {BLOCK}'),
     'ext4-fast_commit': Kind('ext4', f'mkfs.ext4 -q -b {BLOCK} -O fast_commit'),
+    'ext4-data_journal': Kind(
+        'ext4', f'mkfs.ext4 -q -b {BLOCK}', options='data=journal'
+    ),
     'ext4-no_journal': _NO_JOURNAL,
     'ext2': _NO_JOURNAL._replace(type='ext2', make=f'mkfs.ext2 -q -b {BLOCK}'),
-    'overlay': _NO_JOURNAL,  # with its upper folder there
+    # with the upper folder there
+    'overlay': _NO_JOURNAL,
+    'overlay-fast_commit': Kind('ext4', f'mkfs.ext4 -q -b {BLOCK} -O fast_commit'),
     'xfs': Kind('xfs', 'mkfs.xfs -q', 300, 'nouuid'),  # mkfs.xfs refuses less
     'btrfs': Kind('btrfs', 'mkfs.btrfs -q', 128),
+    'btrfs-notreelog': Kind('btrfs', 'mkfs.btrfs -q', 128, 'notreelog'),
     'f2fs': Kind('f2fs', 'mkfs.f2fs -q'),
     'udf': Kind('udf', 'mkfs.udf', has_journal=False),
     'minix': Kind('minix', 'mkfs.minix', 16, '', False, 'fsck.minix -a -f'),
@@ -133,7 +139,7 @@ def test_without_sync_the_same_check_finds_lost_commits(
     assert _failures(_cut_the_power(kind, POWER_CUTS // 4, store, tmp_path))
 
 
-@on('ext4-fast_commit', 'ext4-no_journal', 'ext2')
+@on('ext4-fast_commit', 'ext4-no_journal', 'ext2', 'overlay-fast_commit')
 def test_with_the_sync_before_the_name_the_same_check_finds_lost_commits(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,7 +227,7 @@ def _mounted(kind: str, disk: Path, point: Path) -> Iterator[None]:
     # -i: not by a program of the same name, such as ntfs-3g's.
     options = ','.join(filter(None, ['loop', options]))
     with mounted(point, '-i', '-t', type, '-o', options, disk):
-        if kind != 'overlay':
+        if not kind.startswith('overlay'):
             yield
             return
         for name in ('lower', 'upper', 'work'):
