@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import itertools
 import os
+import platform
 import stat
 import struct
 import subprocess
@@ -38,6 +40,7 @@ from people import (
 from support import (
     NOBODY,
     USER,
+    call_libc,
     command,
     hide_proc,
     in_child,
@@ -604,21 +607,42 @@ def test_a_program_that_may_not_set_the_mode_of_a_file_it_gave_away_keeps_it(
     assert the_file(folder) == File(0o644, 0, TEAM, attributes)
 
 
+# The number of the system call fchmod.
+FCHMOD = {'x86_64': 91, 'aarch64': 52, 'riscv64': 52}.get(platform.machine())
+
+
+def refuse_set_id_bits() -> None:
+    """Make fchmod refuse them from now on, as systemd's RestrictSUIDSGID= does."""
+    code = b''.join(
+        struct.pack('HBBI', *instruction)  # linux/filter.h, linux/seccomp.h
+        for instruction in [
+            (0x20, 0, 0, 0),  # load the number of the call
+            (0x15, 0, 3, FCHMOD),  # if it is another, allow it
+            (0x20, 0, 0, 24),  # load the mode, which is the second argument
+            (0x45, 0, 1, stat.S_ISUID | stat.S_ISGID),  # if it has neither, allow it
+            (0x06, 0, 0, 0x50000 | errno.EPERM),
+            (0x06, 0, 0, 0x7FFF0000),  # allow
+        ]
+    )
+    instructions = ctypes.create_string_buffer(code)
+    program = struct.pack('HP', len(code) // 8, ctypes.addressof(instructions))
+    call_libc('prctl', 38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
+    call_libc('prctl', 22, 2, program)  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
+
+
+@pytest.mark.skipif(FCHMOD is None, reason='needs another number')
 @pytest.mark.parametrize('mode', [0o2664, 0o4755, 0o6755], ids=oct)
 def test_where_set_id_bits_are_refused_the_others_are_kept(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, mode: int
+    folder: Path, mode: int
 ) -> None:
-    """In a service of systemd, RestrictSUIDSGID= does so."""
-    fchmod = os.fchmod
-
-    def refuse_set_id_bits(file: int, mode: int) -> None:
-        if mode & (stat.S_ISUID | stat.S_ISGID):
-            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
-        fchmod(file, mode)
+    def commit() -> None:
+        refuse_set_id_bits()
+        with pytest.raises(PermissionError):
+            os.fchmod(os.open(folder / 'state.json', os.O_RDONLY), mode)
+        store.commit()
 
     store = store_on(folder, File(mode))
-    monkeypatch.setattr(os, 'fchmod', refuse_set_id_bits)
-    store.commit()
+    in_child(commit, uid=USER)
     assert the_file(folder) == File(mode & 0o777)
 
 
