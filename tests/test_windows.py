@@ -430,9 +430,11 @@ def test_a_folder_at_the_path_is_an_error_without_waiting(
     assert fails(store, errno.EISDIR) == []
 
 
-# Several processes. Each reports that it has started, and waits for the others.
+# Several processes. Each reports that it has started, and waits for the others. It is
+# more patient than usual: on a busy machine, five seconds may not be enough.
 WORKER = """
 import atomic_store, os, sys
+atomic_store._windows._PATIENCE = 60.0
 path, stop, pause = sys.argv[1], sys.argv[2], float(sys.argv[3])
 store = atomic_store.open(path)
 print('ready', flush=True)
