@@ -365,11 +365,17 @@ class ListsWithAMode(ListsThatChmodDrops):
 class ListsThatChmodReplaces(Passthrough):
     """After chmod, a list says no more than the mode."""
 
+    start = b''
+
     @operation
     def chmod(self, path: str, mode: int) -> None:
         os.chmod(path, mode & 0o7777)
         if LIST_KEPT_AS in os.listxattr(path):
-            os.setxattr(path, LIST_KEPT_AS, f'{mode & 0o777:o}'.encode())
+            os.setxattr(path, LIST_KEPT_AS, self.start + f'{mode & 0o777:o}'.encode())
+
+
+class ListsThatChmodReplacesByGreaterOnes(ListsThatChmodReplaces):
+    start = b'mode '
 
 
 @pytest.mark.parametrize(
@@ -379,6 +385,7 @@ class ListsThatChmodReplaces(Passthrough):
         (ListsWithAMode, 'nothing', 0o644, NOT_CAROL),
         (ListsThatChmodDrops, 'nothing', 0o600, None),
         (ListsThatChmodReplaces, 'nothing', 0o600, b'600'),
+        (ListsThatChmodReplacesByGreaterOnes, 'nothing', 0o600, b'mode 600'),
         *(
             (kind, rf'{operation} \S+ {LIST}', 0o600, None)
             for kind in (Passthrough, ListsWithAMode)
