@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -55,6 +56,14 @@ def test_a_file_is_copied_where_python_cannot_link(
         store.value = value
         assert commits(store) == []  # a kill during the write still leaves nothing
     assert (folder / 'state.json').stat().st_mode & 0o7777 == 0o640
+
+
+def test_the_package_can_be_imported_where_python_has_no_link(tmp_path: Path) -> None:
+    code = (
+        "import os; del os.link; import atomic_store; atomic_store.open('f').commit()"
+    )
+    subprocess.run([sys.executable, '-c', code], cwd=tmp_path, check=True)
+    assert (tmp_path / 'f').read_text() == 'null'
 
 
 # macOS: a sync of the disk's own cache, which not every file system has
