@@ -23,7 +23,7 @@ def path(tmp_path: Path) -> Path:
     ('code', 'value'),
     [
         *((code, 'new') for code in (None, 0, False)),
-        *((code, 'old') for code in (1, -1, True, 'message', '', 0.0, b'')),
+        *((code, 'old') for code in (1, -1, True, 'message', '', 0.0, list[str]())),
     ],
 )
 def test_an_exit_commits_only_with_success_and_propagates(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import itertools
 import json
@@ -200,7 +201,7 @@ def test_an_interrupt_at_any_line_never_removes_the_last_copy(
 
     def remove_the_target(source: str, target: str) -> None:
         os.unlink(target)
-        raise PermissionError
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     path = memory / 'value'
     for _ in range(2):  # what is read once is read now

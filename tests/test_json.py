@@ -233,6 +233,32 @@ def test_one_byte_order_mark_is_dropped(tmp_path: Path, is_binary: bool | None) 
 # Memory
 
 
+def text_values() -> dict[str, Any]:
+    return {'é': ['♥' * 100_000, 1.5, None, {'a': [True] * 1000}]}
+
+
+@pytest.mark.parametrize(
+    'kwargs', [{}, {'ensure_ascii': False}, {'indent': 1, 'sort_keys': True}]
+)
+def test_json_is_the_same_where_memory_for_the_whole_text_is_lacking(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kwargs: dict[str, Any]
+) -> None:
+    encode = json.JSONEncoder.iterencode
+
+    def encode_in_pieces(
+        self: json.JSONEncoder, value: Any, _one_shot: bool = False
+    ) -> Iterator[str]:
+        if _one_shot:  # as json.dumps() does
+            raise MemoryError
+        return encode(self, value)
+
+    text = json.dumps(text_values(), **kwargs)
+    store = atomic_store.open(tmp_path / 'state', text_values(), dump_kwargs=kwargs)
+    monkeypatch.setattr(json.JSONEncoder, 'iterencode', encode_in_pieces)
+    store.commit()
+    assert (tmp_path / 'state').read_bytes() == text.encode()
+
+
 @pytest.mark.parametrize('size', [1 << 20, (1 << 20) + 1, 5_000_000])
 def test_json_is_the_same_where_it_is_written_in_slices(
     tmp_path: Path, size: int

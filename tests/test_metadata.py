@@ -397,6 +397,14 @@ def test_attributes_are_not_kept_where_they_cannot_be_set(
 
 
 @root
+def test_capabilities_of_another_namespace_are_not_kept(folder: Path) -> None:
+    theirs = struct.pack('<6I', 0x03000001, 1 << 10, 0, 0, 0, ALICE)
+    store = store_on(folder, File(0o640, BOB, BOB, {'security.capability': theirs}))
+    in_a_namespace(store.commit, ALONE, BOB)
+    assert the_file(folder) == File(0o640, BOB, BOB)
+
+
+@root
 @command('bindfs')
 @pytest.mark.parametrize('option', ['--xattr-ro', '--xattr-none'])
 def test_the_mode_is_kept_on_a_file_system_without_attributes(

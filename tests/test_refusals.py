@@ -513,8 +513,12 @@ def test_a_listed_file_that_always_seems_missing_is_not_replaced_by_a_new_one(
     base: Path, operations: Passthrough
 ) -> None:
     store = atomic_store.open(base / 'shown/state.json')
-    with operations.refusing('getattr /state.json', errno.ENOENT):
-        assert isinstance(commit(store), FileNotFoundError)
+    store.value = 'new'
+    with (
+        operations.refusing('getattr /state.json', errno.ENOENT),
+        pytest.raises(FileNotFoundError, match=r'state\.json'),
+    ):
+        store.commit()
     assert (base / 'source/state.json').read_text() == '"old"'
     assert names(base / 'source') == ['state.json']
 

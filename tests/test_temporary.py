@@ -578,7 +578,8 @@ def test_it_is_not_called_the_only_copy_after_its_folder_is_removed(
     with pytest.raises(FileNotFoundError) as raised:
         store.commit()
     _, note = raised.value.__notes__
-    assert note.endswith('does not exist, and is not created')
+    path = os.fspath(folder)
+    assert note == f'the folder {path!r} does not exist, and is not created'
 
 
 @posix
