@@ -167,7 +167,7 @@ class _Replacement(AtomicWriter):
         with suppress(Exception):  # whatever the error is: the file can be copied
             # With any src_dir_fd, os.link() calls linkat(2), and so follows the link.
             link = partial(os.link, src_dir_fd=file, follow_symlinks=True)
-            # A single call, so that no error of a signal handler can come between.
+            # A single call, so that a link is never made without being recorded.
             linked.extend(map(link, [f'{_DESCRIPTORS}/{file}'], [self.temporary]))
             # Is it this file, and whole? (On SMB, its link count is two by now.)
             named, unnamed = (

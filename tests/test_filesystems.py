@@ -95,9 +95,9 @@ if 'cifs' in KNOWN:
         ' until mount.cifs //127.0.0.1/source mounted -o guest,port=4450; do :; done'
     )
 if 'nfs4' in KNOWN:
-    # The server needs a file system that finds files by their numbers. An overlay, on
-    # which the tests may run, does not. With NFS 4.2, a renamed file had wrong content,
-    # with plain atomicwrites, too.
+    # The server opens files by handle (open_by_handle_at(2)). The tests may run on an
+    # overlay, where that does not work by default, so the server gets a disk. Over NFS
+    # 4.2, it returned wrong content for renamed files, even with plain atomicwrites.
     FILE_SYSTEMS['NFS'] = (
         'mkfs.ext4 -q disk; mount -o loop disk source; mkdir source/folder;'
         ' ganesha.nfsd -f $PWD/nfs.conf -p $PWD/nfsd.pid -L $PWD/nfsd.log;'

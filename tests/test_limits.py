@@ -89,7 +89,10 @@ def says_that_the_folder_must_be_writable(hint: str, folder: Path) -> bool:
 
 
 def forbidden_commit(store: atomic_store.AtomicStore) -> list[str]:
-    """Commit as another user, who may not. Return the notes after the first one."""
+    """Commit as another user, who may not. Return the notes after the first one.
+
+    Unlike `fails`, this reads nothing in the folder: that user may not do that either.
+    """
 
     def commit() -> list[str]:
         with pytest.raises(PermissionError) as raised:

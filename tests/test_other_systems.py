@@ -62,7 +62,7 @@ def test_the_package_can_be_imported_where_python_has_no_link(tmp_path: Path) ->
     code = (
         "import os; del os.link; import atomic_store; atomic_store.open('f').commit()"
     )
-    subprocess.run([sys.executable, '-c', code], cwd=tmp_path, check=True)
+    subprocess.run([sys.executable, '-P', '-c', code], cwd=tmp_path, check=True)
     assert (tmp_path / 'f').read_text() == 'null'
 
 

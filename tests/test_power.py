@@ -60,17 +60,18 @@ _NO_JOURNAL = Kind(
     has_journal=False,
     check='fsck.ext4 -f -y',
 )
+_FAST_COMMIT = Kind('ext4', f'mkfs.ext4 -q -b {BLOCK} -O fast_commit')
 SAFE = {
     'ext4': Kind('ext4', f'mkfs.ext4 -q -b {BLOCK}'),
-    'ext4-fast_commit': Kind('ext4', f'mkfs.ext4 -q -b {BLOCK} -O fast_commit'),
+    'ext4-fast_commit': _FAST_COMMIT,
     'ext4-data_journal': Kind(
         'ext4', f'mkfs.ext4 -q -b {BLOCK}', options='data=journal'
     ),
     'ext4-no_journal': _NO_JOURNAL,
     'ext2': _NO_JOURNAL._replace(type='ext2', make=f'mkfs.ext2 -q -b {BLOCK}'),
-    # with the upper folder there
+    # The upper folder of these is on such a file system.
     'overlay': _NO_JOURNAL,
-    'overlay-fast_commit': Kind('ext4', f'mkfs.ext4 -q -b {BLOCK} -O fast_commit'),
+    'overlay-fast_commit': _FAST_COMMIT,
     'xfs': Kind('xfs', 'mkfs.xfs -q', 300, 'nouuid'),  # mkfs.xfs refuses less
     'btrfs': Kind('btrfs', 'mkfs.btrfs -q', 128),
     'btrfs-notreelog': Kind('btrfs', 'mkfs.btrfs -q', 128, 'notreelog'),
